@@ -1,0 +1,109 @@
+"""Where things lie in a run directory. Paths only: nothing here opens a file.
+
+```
+<output_dir>/          what TRL and PEFT leave there, so from_pretrained(output_dir) works
+  checkpoint-<step>/
+  merged/
+  _sft/                the kit's own
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The layout of one run, from its `output_dir`."""
+
+    output_dir: Path
+
+    @property
+    def kit(self) -> Path:
+        """Everything that the kit itself writes."""
+        return self.output_dir / "_sft"
+
+    @property
+    def run_yaml(self) -> Path:
+        """The resolved run file that the ranks read."""
+        return self.kit / "run.yaml"
+
+    @property
+    def plan_json(self) -> Path:
+        """The plan that was launched."""
+        return self.kit / "plan.json"
+
+    @property
+    def environment_json(self) -> Path:
+        """Versions, hardware and git state that the run was started with."""
+        return self.kit / "environment.json"
+
+    @property
+    def accelerate_yaml(self) -> Path:
+        """The accelerate configuration that was launched."""
+        return self.kit / "accelerate.yaml"
+
+    @property
+    def deepspeed_json(self) -> Path:
+        """The DeepSpeed configuration beside it, where the strategy has one."""
+        return self.kit / "deepspeed.json"
+
+    @property
+    def script(self) -> Path:
+        """The exact command of the last launch, as a script."""
+        return self.kit / "launch.sh"
+
+    @property
+    def events_jsonl(self) -> Path:
+        """The truth of the run: one JSON object a line."""
+        return self.kit / "events.jsonl"
+
+    @property
+    def outcome_json(self) -> Path:
+        """How the last launch ended, written by the ranks once they agree."""
+        return self.kit / "outcome.json"
+
+    @property
+    def stop_file(self) -> Path:
+        """Ask a live run to stop in order: any rank that sees this file says so to the others."""
+        return self.kit / "stop"
+
+    @property
+    def lock(self) -> Path:
+        """Held with flock for as long as the run is live."""
+        return self.kit / "lock"
+
+    @property
+    def logs(self) -> Path:
+        """One file a rank, one for the launcher, one for the push."""
+        return self.kit / "logs"
+
+    @property
+    def launcher_log(self) -> Path:
+        """What accelerate and torchrun print."""
+        return self.logs / "launcher.log"
+
+    def rank_log(self, rank: int) -> Path:
+        """What one rank prints."""
+        return self.logs / f"rank-{rank}.log"
+
+    @property
+    def ranks(self) -> Path:
+        """One JSON file a rank: pid, host, phase, and how it ended."""
+        return self.kit / "ranks"
+
+    def rank_state(self, rank: int) -> Path:
+        """The state of one rank."""
+        return self.ranks / f"rank-{rank}.json"
+
+    @property
+    def outbox(self) -> Path:
+        """What still has to reach the Hub."""
+        return self.kit / "outbox"
+
+    @property
+    def merged(self) -> Path:
+        """The merged model, where one was asked for."""
+        return self.output_dir / "merged"

@@ -1,0 +1,49 @@
+"""What every test shares: no network but the loopback, one thread, and the tiny model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+# Set before any library reads them, and inherited by every launched process.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    WANDB_MODE="disabled",
+    TOKENIZERS_PARALLELISM="false",
+    PYTHONUNBUFFERED="1",
+    COLUMNS="110",
+)
+for name in ("HF_TOKEN", "WANDB_API_KEY", "SFT_SITE", "SFT_RUN_DIR", "SFT_SUPERVISED"):
+    os.environ.pop(name, None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the exhaustive tier too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="exhaustive tier: bash tests/run.sh --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tied embeddings, its tokenizer and a ChatML template with generation markers."""
+    return tiny.write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 short chats as JSON lines with a `messages` column."""
+    return tiny.write_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl", 200)
