@@ -1,0 +1,133 @@
+"""The kit's own keys: a few flat ones that TRL lacks, and everything under `launch:`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from sft.config.section import Section
+
+
+class Strategy(StrEnum):
+    """How the model, its gradients and its optimizer are laid over the processes."""
+
+    SINGLE = "single"
+    DDP = "ddp"
+    ZERO1 = "zero1"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+    ZERO3_OFFLOAD = "zero3_offload"
+    FSDP2 = "fsdp2"
+    FSDP2_OFFLOAD = "fsdp2_offload"
+
+    @property
+    def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed runs it."""
+        return self in (Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.ZERO3_OFFLOAD)
+
+    @property
+    def is_fsdp(self) -> bool:
+        """Whether PyTorch's FSDP2 runs it."""
+        return self in (Strategy.FSDP2, Strategy.FSDP2_OFFLOAD)
+
+    @property
+    def zero_stage(self) -> int | None:
+        """DeepSpeed's ZeRO stage, where there is one."""
+        stages = {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3, Strategy.ZERO3_OFFLOAD: 3}
+        return stages.get(self)
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds only its part of the weights."""
+        return self.zero_stage == 3 or self.is_fsdp
+
+
+STRATEGY_ALIASES = {"single_gpu": Strategy.SINGLE, "multi_gpu": Strategy.DDP}
+"""TRL's own names for the same things."""
+
+
+class KitConfig(Section):
+    """Flat keys that TRL does not have."""
+
+    total_train_batch_size: PositiveInt | None = None
+    """Rows per optimizer step over all processes (packed rows under packing). The plan divides it into
+    per_device_train_batch_size x gradient_accumulation_steps x processes, and refuses to round."""
+    merge: bool = False
+    """Merge the adapter into its base once training has ended, into <output_dir>/merged."""
+    prepare_model_for_kbit_training: bool = False
+    """With 4-bit or 8-bit weights: cast the norms, the embeddings and the head to float32, as PEFT's function
+    of this name does."""
+    allow_sample_mixing: bool = False
+    """Permit settings under which a token attends to the sample packed before its own (`wrapped` packing)."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many evaluations without an improvement of metric_for_best_model."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """How much better an evaluation must be to count as an improvement."""
+    callbacks: list[str] = Field(default_factory=list)
+    """Trainer callbacks of your own, each as file.py:Name or module:Name."""
+    formatting_func: str | None = None
+    """A function of your own from a row to the text to train on, as file.py:name or module:name."""
+    compute_metrics: str | None = None
+    """A function of your own from transformers' EvalPrediction to a mapping of metrics, as file.py:name or
+    module:name."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the training processes (TRL's key)."""
+
+
+class SlurmConfig(Section):
+    """What the `#SBATCH` lines say."""
+
+    partition: str | None = None
+    """Partition to submit to."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    job_name: str | None = None
+    """Name in the queue."""
+
+
+class LaunchConfig(Section):
+    """Where and on how many processes the run is started."""
+
+    nodes: PositiveInt = 1
+    """Machines."""
+    gpus_per_node: PositiveInt | None = None
+    """GPUs, each with one process, on every machine. Default: every GPU that this machine shows."""
+    processes_per_node: PositiveInt | None = None
+    """Processes on every machine where there is no GPU."""
+    num_processes: PositiveInt | None = None
+    """Processes over all machines (accelerate's key)."""
+    strategy: Strategy | Literal["auto"] | None = None
+    """single, ddp, zero1, zero2, zero3, zero3_offload, fsdp2, fsdp2_offload, or auto. Default: single for one
+    process and ddp for more, as accelerate does."""
+    offload: Literal["optimizer", "parameters", "both"] = "both"
+    """What zero3_offload keeps in host memory."""
+    accelerate_config: str | None = None
+    """An accelerate file of your own instead of a strategy, or one of TRL's names (zero3, fsdp2, ...)."""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """Train on GPUs or on the CPU. auto: GPUs where there are any."""
+    gpu_ids: str | None = None
+    """Which GPUs of this machine, as accelerate takes them: 0,1 (accelerate's key)."""
+    machine_rank: int = Field(default=0, ge=0)
+    """Which of the machines this is."""
+    main_process_ip: str | None = None
+    """Address of machine 0, where there are several."""
+    main_process_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port on machine 0. Default: a free one on a single machine."""
+    threads_per_process: PositiveInt | None = None
+    """OMP_NUM_THREADS of each process. Default: the cores of the machine divided by its processes, on CPU."""
+    stop_grace_seconds: float = Field(default=300.0, gt=0)
+    """How long a run that was asked to stop may take to reach a step's end and save."""
+    push_seconds: float = Field(default=600.0, gt=0)
+    """How long the final push to the Hub may take before it is left to `sft push`."""
+    time_limit: str | None = Field(default=None, pattern=r"^(\d+-)?\d{1,2}(:\d{2}){1,2}$")
+    """Wall-clock limit of the allocation, as Slurm writes it: 04:00:00 or 1-00:00:00."""
+    setup: list[str] = Field(default_factory=list)
+    """Shell lines that a batch script runs first: modules, conda or venv activation."""
+    wrap: str = ""
+    """What stands before the launched command, e.g. apptainer exec --nv kit.sif."""
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    """The batch job."""
