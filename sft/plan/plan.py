@@ -6,57 +6,30 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sft.config.kit import Strategy
 from sft.config.loader import LoadedRun
 from sft.errors import ExitCode, UserError
+from sft.plan.arrangement import Arrangement, Device
 from sft.plan.batch import Batch, divide
 from sft.plan.hardware import Hardware
 
-Device = Literal["gpu", "cpu"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Arrangement):
     """The arrangement of one run. The ranks assert it at their start; it is kept as `_sft/plan.json`."""
 
-    strategy: Strategy
-    device: Device
-    nodes: int
-    processes_per_node: int
-    mixed_precision: Literal["no", "bf16", "fp16"]
     micro_batch: int
     accumulation: int
-    machine_rank: int = 0
-    main_process_ip: str | None = None
-    main_process_port: int | None = None
-    gpu_ids: str | None = None
     threads_per_process: int | None = None
-    offload: Literal["optimizer", "parameters", "both"] = "both"
     accelerate_file: str | None = None
     """A file of the user's own, which stands in for the generated one."""
-
-    @property
-    def processes(self) -> int:
-        """World size."""
-        return self.nodes * self.processes_per_node
 
     @property
     def batch(self) -> Batch:
         """The batch arithmetic."""
         return Batch(self.micro_batch, self.accumulation, self.processes)
-
-    @property
-    def distributed_type(self) -> str:
-        """What accelerate's `PartialState.distributed_type` must be on every rank."""
-        if self.strategy.is_deepspeed:
-            return "DEEPSPEED"
-        if self.strategy.is_fsdp:
-            return "FSDP"
-        if self.processes == 1:
-            return "NO"
-        return "MULTI_GPU" if self.device == "gpu" else "MULTI_CPU"
 
     def to_json(self) -> str:
         """Return the plan as JSON, with the derived numbers beside the given ones."""
