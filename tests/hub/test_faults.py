@@ -1,0 +1,207 @@
+"""Whatever the Hub does, the journal keeps what did not arrive, and each push arrives once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sft.events import read_events
+from sft.hub import client
+from sft.hub.outbox import outbox_lock, pending, request_push
+from sft.hub.report import DeliveryReport
+from sft.hub.settings import HubSettings
+from sft.rundir import RunDirectory
+from tests.hub.conftest import MODEL, TOKENIZER, save_checkpoint, save_final
+from tests.loopback.hub import TOKEN, Hub
+
+Push = Callable[..., DeliveryReport]
+REPO = "team/chat"
+# Every request of one push that brings a card, in order.
+SEQUENCE = (
+    "POST /api/repos/create",
+    "POST /api/models/team/chat/branch/",
+    "POST /api/validate-yaml",
+    "POST /api/models/team/chat/preupload/",
+    "POST /team/chat.git/info/lfs/objects/batch",
+    "PUT /lfs/",
+    "POST /lfs/.*/verify",
+    "POST /api/models/team/chat/commit/",
+)
+
+
+@pytest.fixture
+def waiting(run: RunDirectory) -> RunDirectory:
+    """A finished run whose model waits to be pushed to a branch."""
+    save_final(run)
+    (run.output_dir / "README.md").write_text("# A card\n", encoding="utf-8")
+    request_push(run, HubSettings(repo=REPO, strategy="end", revision="dev"), "end", 6)
+    return run
+
+
+def assert_it_arrives_once(hub: Hub, run: RunDirectory, push: Push) -> None:
+    """Push again, with the Hub well, and find every file there by one commit."""
+    hub.faults.clear()
+    assert push().problem is None
+    assert set(hub.files(REPO, "dev")) == MODEL | TOKENIZER | {"README.md"}
+    assert len(hub.commits(REPO, "dev")) == 1
+    assert pending(run) == []
+
+
+@pytest.mark.parametrize("request_", SEQUENCE)
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 500}, {"status": 503}, {"status": 429}, {"reset": True}, {"lose_answer": True}],
+    ids=str,
+)
+def test_one_bad_moment_at_any_request_is_got_over(
+    hub: Hub, waiting: RunDirectory, push: Push, request_: str, fault: dict[str, Any]
+) -> None:
+    injected = hub.fault(request_, times=1, **fault)
+    report = push()
+    assert injected.times == 0
+    assert report.problem is None
+    assert_it_arrives_once(hub, waiting, push)
+
+
+@pytest.mark.parametrize("request_", SEQUENCE)
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 500])
+def test_a_refusal_at_any_request_keeps_the_journal(
+    hub: Hub, waiting: RunDirectory, push: Push, request_: str, status: int
+) -> None:
+    hub.fault(request_, status=status)
+    report = push()
+    assert report.problem is not None
+    assert report.waiting == ("the model of step 6",)
+    assert_it_arrives_once(hub, waiting, push)
+
+
+@pytest.mark.parametrize(
+    ("status", "what", "fix"),
+    [
+        (
+            401,
+            "the Hub does not accept the token (401: fault 401)",
+            "export HF_TOKEN with a valid one, or run `hf auth login`; then {again}",
+        ),
+        (
+            403,
+            "the token may not write to team/chat (403: fault 403)",
+            "use a token with write permission there, or `{again} --repo OWNER/NAME`",
+        ),
+        (
+            404,
+            "the Hub has no team/chat with branch dev (404: fault 404)",
+            "check hub_model_id and hub_revision, and that the token may see them; then {again}",
+        ),
+        (413, "the Hub refuses the push (413: fault 413)", "mend that, then {again}"),
+        (500, "the Hub is not well: it answers 500", "later: {again}"),
+        (429, "the Hub is not well: it answers 429", "later: {again}"),
+    ],
+)
+def test_a_refusal_is_told_with_what_where_and_fix(
+    hub: Hub, waiting: RunDirectory, push: Push, status: int, what: str, fix: str
+) -> None:
+    hub.fault("POST .*/preupload/", status=status)
+    problem = push().problem
+    assert problem is not None
+    again = f"sft push {shlex.quote(str(waiting.output_dir))}"
+    assert str(problem) == (
+        f"{what}\n  where: the model of step 6 to team/chat at {hub.url}\n  fix:   {fix.format(again=again)}"
+    )
+
+
+def test_a_hub_out_of_reach_is_said_once_and_pushed_later(hub: Hub, run: RunDirectory, push: Push) -> None:
+    settings = HubSettings(repo=REPO, revision="dev")
+    with Hub() as gone:
+        pass
+    for step in (3, 6):
+        save_checkpoint(run, step)
+        request_push(run, settings, "save", step)
+        report = push(endpoint=gone.url)
+        assert report.problem is not None
+        assert report.problem.what == "the Hub is out of reach: [Errno 111] Connection refused"
+    said = [event["what"] for event in read_events(run.events_jsonl) if event.get("state") == "failed"]
+    assert len(said) == 1
+    assert said[0].startswith("the Hub is out of reach: ")
+    assert push().problem is None
+    assert set(hub.files(REPO, "dev")) == MODEL | TOKENIZER
+
+
+def test_retry_after_is_waited_for(
+    hub: Hub, waiting: RunDirectory, push: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", slept.append)
+    hub.fault("POST .*/commit/", status=429, headers={"Retry-After": "7"}, times=1)
+    hub.fault("POST .*/commit/", status=429, headers={"RateLimit": '"api";r=0;t=55'}, times=1)
+    assert push().problem is None
+    assert 7.0 in slept
+    assert 55.0 in slept
+    assert_it_arrives_once(hub, waiting, push)
+
+
+def test_a_retry_after_beyond_patience_is_told(hub: Hub, waiting: RunDirectory, push: Push) -> None:
+    hub.fault("POST .*/commit/", status=429, headers={"Retry-After": "3600"})
+    problem = push().problem
+    assert problem is not None
+    assert problem.what == "the Hub asks to wait 3600 s: it answers 429"
+    assert problem.fix == f"in 3600 s: sft push {waiting.output_dir}"
+    assert_it_arrives_once(hub, waiting, push)
+
+
+def test_a_push_that_is_too_large_does_not_hold_up_the_one_after_it(
+    hub: Hub, run: RunDirectory, push: Push
+) -> None:
+    save_checkpoint(run, 6)
+    request_push(run, HubSettings(repo=REPO, strategy="all_checkpoints"), "save", 6)
+    save_final(run)
+    request_push(run, HubSettings(repo=REPO, strategy="all_checkpoints"), "end", 6)
+    hub.fault("POST .*/commit/", status=413, times=1)
+    report = push()
+    assert report.problem is not None
+    assert report.waiting == ("checkpoint-6",)
+    assert [commit.message for commit in hub.commits(REPO)] == ["End of training"]
+
+
+def test_a_hub_that_hangs_is_left_at_the_time_limit(hub: Hub, waiting: RunDirectory, push: Push) -> None:
+    hub.fault("PUT /lfs/", hang=True)
+    problem = push(timeout_seconds=1.0).problem
+    assert str(problem) == (
+        "the push to the Hub did not end within 1 s; the run itself is complete on disk\n"
+        f"  where: {waiting.outbox}\n"
+        f"  fix:   sft push {waiting.output_dir}  # takes up what still waits"
+    )
+    assert_it_arrives_once(hub, waiting, push)
+
+
+def test_two_deliveries_of_one_run_do_not_mix(waiting: RunDirectory, push: Push, hub: Hub) -> None:
+    with outbox_lock(waiting) as held:
+        assert held
+        problem = push().problem
+        assert problem is not None
+        assert problem.what == "another process is pushing this run right now"
+        assert hub.requests == []
+    assert_it_arrives_once(hub, waiting, push)
+
+
+def test_without_a_token_nothing_is_asked_of_the_hub(
+    hub: Hub, waiting: RunDirectory, push: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sft.hub.deliver.get_token", lambda: None)
+    assert str(push(token=None).problem) == (
+        "there is no token for the Hub, so nothing was pushed\n"
+        "  where: neither HF_TOKEN nor a login of huggingface_hub\n"
+        f"  fix:   export HF_TOKEN=..., or run `hf auth login`; then sft push {waiting.output_dir}"
+    )
+    assert hub.requests == []
+
+
+def test_a_token_that_the_hub_repeats_is_not_told(hub: Hub, waiting: RunDirectory, push: Push) -> None:
+    hub.fault("POST .*/commit/", status=400, headers={"X-Error-Message": f"bad token {TOKEN}"})
+    problem = push().problem
+    assert problem is not None
+    assert problem.what == "the Hub refuses the push (400: bad token ***)"
+    assert all(TOKEN not in path.read_text() for path in waiting.kit.rglob("*") if path.is_file())
