@@ -84,6 +84,10 @@ def show(run: RunDirectory, view: str) -> None:
             if offline.reason != "WANDB_MODE=disabled":
                 note(run, view, f"offline ({offline.reason})")
             return
+        for variable in ("WANDB_LOG_MODEL", "WANDB_WATCH"):
+            if os.environ.get(variable, "false") not in ("false", ""):
+                text = f"W&B: {variable} is not followed. Metrics go there; the model goes to the Hub (push_to_hub)."
+                EventLog(run.events_jsonl).write("note", text=text)
     try:
         with claimed(run, view):
             deliver(TRACKERS[view](), run, live=True, watch=True)

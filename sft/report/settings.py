@@ -89,6 +89,7 @@ class ReportSettings:
     trackio_project: str
     trackio_space_id: str | None
     trackio_bucket_id: str | None
+    trackio_static_space_id: str | None
     trackio_private: bool | None
 
     @classmethod
@@ -101,9 +102,14 @@ class ReportSettings:
         trackio_space_id: str | None,
         trackio_bucket_id: str | None,
         hub_private_repo: bool | None,
+        trackio_static_space_id: str | bool | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> ReportSettings:
-        """Gather the settings of a launch from its training arguments and the environment."""
+        """Gather the settings of a launch from its training arguments and the environment.
+
+        A static Space is made where `trackio_static_space_id` names one; unlike transformers' callback, a
+        push to the Hub alone makes none.
+        """
         environment = os.environ if environment is None else environment
         directory = environment.get("TENSORBOARD_LOGGING_DIR")
         return cls(
@@ -118,6 +124,9 @@ class ReportSettings:
             trackio_project=project,
             trackio_space_id=trackio_space_id,
             trackio_bucket_id=trackio_bucket_id,
+            trackio_static_space_id=(
+                trackio_static_space_id if isinstance(trackio_static_space_id, str) else None
+            ),
             trackio_private=hub_private_repo,
         )
 

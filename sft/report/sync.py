@@ -7,6 +7,7 @@ what is not there yet. A lock keeps two from writing to one view at the same tim
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shlex
@@ -24,6 +25,8 @@ from sft.report.trackers import TITLES, TRACKERS, Tracker, ViewedRun, refusals
 from sft.rundir import RunDirectory
 
 POLL_SECONDS = 1.0
+# What a file system without flock answers, Lustre for one; there two sessions are not kept apart.
+_NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Busy(Exception):
@@ -137,6 +140,9 @@ def is_live(run: RunDirectory) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:
+        # No flock on this file system: the run then counts as over, which holds nothing back.
+        return False
     return False
 
 
@@ -155,6 +161,9 @@ def claimed(run: RunDirectory, view: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise Busy(lock.read().strip() or "another process") from None
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()

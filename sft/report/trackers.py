@@ -243,8 +243,10 @@ class TrackioTracker:
             self._run.log({**row.metrics, "train/global_step": row.step}, step=row.step)
 
     def rewind(self, step: int) -> None:
+        import trackio
+
         kept = [row for row in self._written if row.step <= step]
-        self.finish(0)
+        trackio.finish()
         self._written = []
         self._open()
         for row in kept:
@@ -253,8 +255,28 @@ class TrackioTracker:
     def finish(self, exit_code: int) -> None:
         import trackio
 
+        assert self._viewed is not None
         # Not the run's own `finish`: that one is called once more, and speaks, when the process ends.
         trackio.finish()
+        settings = self._viewed.settings
+        if exit_code or not settings.trackio_static_space_id:
+            return
+        if settings.trackio_space_id:
+            trackio.freeze(
+                space_id=settings.trackio_space_id,
+                project=settings.trackio_project,
+                new_space_id=settings.trackio_static_space_id,
+                private=settings.trackio_private,
+            )
+        else:
+            trackio.sync(
+                project=settings.trackio_project,
+                sdk="static",
+                space_id=settings.trackio_static_space_id,
+                private=settings.trackio_private,
+                bucket_id=settings.trackio_bucket_id,
+                force=True,
+            )
 
 
 TRACKERS: dict[str, type[WandbTracker] | type[TensorboardTracker] | type[TrackioTracker]] = {

@@ -66,6 +66,7 @@ def test_a_live_run_reaches_wandb_and_a_restart_fills_what_was_missed(
     ]
 
     monkeypatch.setenv("WANDB_BASE_URL", wandb_server.url)
+    monkeypatch.setenv("WANDB_LOG_MODEL", "end")
     run.start(step=2)
     views = LiveViews(run.directory, ["wandb"])
     wait_until(lambda: "run00001" in wandb_server.runs)
@@ -82,7 +83,9 @@ def test_a_live_run_reaches_wandb_and_a_restart_fills_what_was_missed(
     assert [row["_timestamp"] for row in received.history] == sorted(
         row["_timestamp"] for row in received.history
     )
-    assert len(run.notes()) == 1
+    assert run.notes()[1:] == [
+        "W&B: WANDB_LOG_MODEL is not followed. Metrics go there; the model goes to the Hub (push_to_hub)."
+    ]
     assert wandb_server.unknown == []
     assert not [
         path for path in tmp_path.rglob("*") if path.is_file() and API_KEY.encode() in path.read_bytes()

@@ -7,6 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from sft.report.sync import sync
 from sft.report.trackers import without_secrets
@@ -34,6 +37,19 @@ def run_with_a_restart(tmp_path: Path, view: str) -> WrittenRun:
     run.evaluate(6, loss=1.5)
     run.end(6)
     return run
+
+
+def printed(script: str, run: WrittenRun, tmp_path: Path) -> Any:
+    """Run a script that prints JSON, in its own process: trackio reads TRACKIO_DIR when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(run.directory.output_dir)],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # Nothing but what the script prints: trackio's own words go to stderr.
+    return json.loads(done.stdout)
 
 
 LOSSES = {1: 2.99, 2: 2.98, 3: 2.97, 4: 1.96, 5: 1.95, 6: 1.94}
@@ -98,7 +114,6 @@ def test_tensorboard_leaves_the_files_of_other_runs_in_a_shared_directory(tmp_pa
 
 def test_trackio_holds_a_restarted_run_once(tmp_path: Path) -> None:
     run = run_with_a_restart(tmp_path, "trackio")
-    # trackio reads TRACKIO_DIR when it is imported, so it gets a process of its own.
     script = """
 import json, sys
 from pathlib import Path
@@ -111,15 +126,7 @@ from trackio.sqlite_storage import SQLiteStorage
 rows = SQLiteStorage.get_logs("huggingface", run.name, run_id=run.id)
 print(json.dumps({"where": where, "name": run.name, "config": run.config, "rows": rows}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(run.directory.output_dir)],
-        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    # Nothing but what the script prints: trackio's own words went to stderr.
-    found = json.loads(done.stdout)
+    found = printed(script, run, tmp_path)
 
     assert found["name"] == "chat-run00001"
     assert found["where"] == f"{tmp_path / 'trackio'}: project huggingface, run chat-run00001"
@@ -128,6 +135,33 @@ print(json.dumps({"where": where, "name": run.name, "config": run.config, "rows"
     assert found["rows"][-1]["eval/loss"] == 1.5
     assert found["config"]["learning_rate"] == 2e-4
     assert found["config"]["hub_token"] == "<HUB_TOKEN>"
+
+
+@pytest.mark.parametrize(("exit_code", "made"), [(0, 1), (75, 0)])
+def test_a_static_space_is_made_where_one_is_named_and_the_run_finished(
+    exit_code: int, made: int, tmp_path: Path
+) -> None:
+    run = WrittenRun(
+        tmp_path / "run",
+        settings("trackio", run_name="chat", trackio_static_space_id="me/board", hub_private_repo=True),
+    )
+    run.start()
+    run.train(1, 1, loss=3.0)
+    run.end(1, exit_code=exit_code)
+    script = """
+import json, sys
+from pathlib import Path
+import trackio
+calls = []
+trackio.sync = lambda **options: calls.append(options)
+from sft.report.sync import sync
+from sft.rundir import RunDirectory
+sync(RunDirectory(Path(sys.argv[1])), None, watch=False)
+print(json.dumps(calls))
+"""
+    calls = printed(script, run, tmp_path)
+    space = {"project": "huggingface", "sdk": "static", "space_id": "me/board"}
+    assert calls == [{**space, "private": True, "bucket_id": None, "force": True}] * made
 
 
 def test_tokens_and_keys_of_a_config_are_masked() -> None:
