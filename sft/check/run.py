@@ -1,0 +1,74 @@
+"""What is checked of a run file before anything starts: reading, planning, combinations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.config.loader import LoadedRun, load_run
+from sft.errors import Problem, UserError
+from sft.plan.combinations import check_combinations
+from sft.plan.hardware import Hardware, detect
+from sft.plan.plan import Plan, make_plan
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRun:
+    """A run file in which nothing wrong was found."""
+
+    loaded: LoadedRun
+    plan: Plan
+    notes: tuple[str, ...]
+    warnings: tuple[Problem, ...]
+
+
+def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware | None = None) -> CheckedRun:
+    """Read, plan and check a run file.
+
+    Raises:
+        UserError: all that is wrong with it, as far as one problem does not hide another.
+    """
+    loaded = load_run(path, words)
+    plan = make_plan(loaded, hardware or detect())
+    problems = check_combinations(loaded.config, plan)
+    if problems:
+        raise UserError.of(_placed(problem, loaded) for problem in problems)
+    return CheckedRun(loaded, plan, loaded.notes, tuple(_warnings(loaded)))
+
+
+def _placed(problem: Problem, loaded: LoadedRun) -> Problem:
+    """Say where a key was set, where a rule could only name it."""
+    key = problem.where or ""
+    return Problem(problem.what, loaded.sources.get(key, problem.where), problem.fix)
+
+
+def _warnings(loaded: LoadedRun) -> list[Problem]:
+    """Find defaults that train, but rarely what was meant."""
+    config = loaded.config
+    found = []
+    chat_loss_is_open = "assistant_only_loss" not in loaded.sources and "completion_only_loss" not in loaded.sources
+    if chat_loss_is_open and config.kit.formatting_func is None:
+        found.append(
+            Problem(
+                "chat rows would be trained on the user's turns too (TRL's default)",
+                "assistant_only_loss",
+                "set assistant_only_loss: true, or false to say that it is meant",
+            )
+        )
+    if not config.model.use_peft and config.model.dtype in ("bfloat16", "float16") and not plan_keeps_masters(loaded):
+        found.append(
+            Problem(
+                f"full fine-tuning with weights in {config.model.dtype}: small updates are rounded away",
+                loaded.where("dtype"),
+                "set dtype: float32, which mixed precision casts for speed; or a DeepSpeed strategy, which keeps"
+                " float32 copies",
+            )
+        )
+    return found
+
+
+def plan_keeps_masters(loaded: LoadedRun) -> bool:
+    """Whether the strategy itself keeps float32 copies of the weights, as DeepSpeed's bf16 and fp16 do."""
+    strategy = loaded.config.launch.strategy
+    return strategy is not None and strategy.startswith("zero")

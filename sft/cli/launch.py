@@ -1,0 +1,37 @@
+"""Check, plan and train a run file on this machine.
+
+RUN.yaml comes first; then any of its keys as `--key value`, which win over the file:
+
+  sft launch run.yaml --learning_rate 2e-4 --packing --push_to_hub false
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
+    parser.add_argument("--dry-run", action="store_true", help="write the configuration, print the command, and stop")
+
+
+def run(arguments: argparse.Namespace, extra: list[str]) -> int:
+    from sft.check.run import check_run
+    from sft.launch.local import launch, prepare
+
+    checked = check_run(arguments.run_file, extra)
+    for note in checked.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for warning in checked.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for line in checked.plan.describe():
+        print(line, file=sys.stderr)
+    command = " ".join(["sft launch", str(arguments.run_file), *extra])
+    if arguments.dry_run:
+        print(prepare(checked.loaded, checked.plan, written_by=command).shell)
+        return 0
+    return launch(checked.loaded, checked.plan, written_by=command)

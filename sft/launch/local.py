@@ -1,0 +1,148 @@
+"""Launch a run on this machine: write what will run, run it supervised, then merge and push."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from sft.config.loader import LoadedRun
+from sft.errors import ExitCode, UserError
+from sft.launch.accelerate_file import launch_files
+from sft.launch.command import PACKAGE_ROOT, launch_command, process_environment, shell_command
+from sft.launch.lock import RunLock
+from sft.launch.supervise import supervise
+from sft.plan.plan import Plan
+from sft.rundir import RunDirectory
+
+LIBRARIES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes", "datasets",
+    "huggingface_hub", "tokenizers", "safetensors", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A launch whose files are written."""
+
+    run: RunDirectory
+    command: list[str]
+    environment: dict[str, str]
+    """What is set besides what the processes inherit."""
+
+    @property
+    def shell(self) -> str:
+        """The launch as a line to paste."""
+        return shell_command(self.command, self.environment)
+
+
+def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
+    """Write the resolved run file, the plan, the accelerate configuration and the script into the run directory.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    config = loaded.config
+    run = config.run
+    files = launch_files(plan, run, written_by)
+    command = launch_command(config, run.accelerate_yaml, run.run_yaml)
+    environment = process_environment(config, plan)
+    prepared = Prepared(run, command, environment)
+    texts = {
+        run.run_yaml: _run_yaml(loaded, written_by),
+        run.plan_json: plan.to_json(),
+        run.environment_json: json.dumps(_versions(), indent=2) + "\n",
+        run.accelerate_yaml: files.accelerate_yaml,
+        run.script: f"#!/usr/bin/env bash\n# {written_by}\nset -euo pipefail\ncd {shlex.quote(os.getcwd())}\n"
+        f"exec env {prepared.shell}\n",
+    }
+    if files.deepspeed_json is not None:
+        texts[run.deepspeed_json] = files.deepspeed_json
+    try:
+        run.kit.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            aside = path.with_name(f".{path.name}.new")
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(path)
+        run.script.chmod(0o755)
+    except OSError as error:
+        raise UserError(
+            f"the run directory cannot be written: {error.strerror}",
+            where=str(error.filename or run.output_dir),
+            fix="set output_dir to a place that is yours and has room",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+    return prepared
+
+
+def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
+    """Run a launch to its end and return its exit code."""
+    config = loaded.config
+    run = config.run
+    run.kit.parent.mkdir(parents=True, exist_ok=True)
+    with RunLock(run):
+        prepared = prepare(loaded, plan, written_by=written_by)
+        print(f"$ {prepared.shell}", file=sys.stderr)
+        print(f"logs: {run.logs}", file=sys.stderr)
+        code = supervise(
+            prepared.command,
+            run,
+            {**os.environ, **prepared.environment},
+            ranks=plan.processes_per_node,
+            stop_grace_seconds=config.launch.stop_grace_seconds,
+        )
+        if code != ExitCode.DONE or plan.machine_rank != 0:
+            return code
+        if config.kit.merge:
+            code = _merge(run)
+        if config.training.push_to_hub:
+            _push(run, config.launch.push_seconds)
+    print(run.output_dir)
+    return code
+
+
+def _merge(run: RunDirectory) -> int:
+    """Merge in a process of its own: this one has no torch."""
+    words = [sys.executable, "-P", "-m", "sft.cli.main", "merge", str(run.output_dir), "--output", str(run.merged)]
+    child = subprocess.run(
+        [*words, "--overwrite"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))},
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    return child.returncode
+
+
+def _push(run: RunDirectory, seconds: float) -> None:
+    """Deliver what waits, within a limit. A Hub that fails is told, and the run is done all the same."""
+    from sft.hub.deliver import deliver
+
+    print(f"pushing to the Hub (at most {seconds:.0f} s)", file=sys.stderr)
+    report = deliver(run, timeout_seconds=seconds, wait_for_others=True)
+    for line in report.lines(run):
+        print(line, file=sys.stderr)
+
+
+def _run_yaml(loaded: LoadedRun, written_by: str) -> str:
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    YAML(typ="safe").dump(loaded.config.settings(), text)
+    return f"# The resolved run file of: {written_by}\n{text.getvalue()}"
+
+
+def _versions() -> dict[str, object]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return {"python": platform.python_version(), "platform": platform.platform(), "libraries": found}
+

@@ -1,0 +1,150 @@
+"""What the trainer tells while it trains, and where it can be stopped."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sft.errors import ExitCode, UserError
+from sft.hub.deliver import start_delivery
+from sft.hub.outbox import request_push
+from sft.hub.settings import HubSettings
+from sft.rundir import RunDirectory
+from sft.training.agreement import largest, wants_stop
+from sft.training.rank import Rank
+from sft.training.reporting import Reporter
+
+
+def peak_memory_bytes(device: torch.device) -> float:
+    """Return the most memory that this process held: of the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_reserved(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+class StopCallback(TrainerCallback):  # type: ignore[misc]
+    """At the end of each step the ranks agree whether to stop; then they save one checkpoint and leave."""
+
+    def __init__(self, rank: Rank) -> None:
+        self._rank = rank
+        self.stopped = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Agree, on every rank."""
+        if not self.stopped and wants_stop(self._rank, args.device) and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+class EventsCallback(TrainerCallback):  # type: ignore[misc]
+    """Turns what the trainer logs into events. Its collectives run on every rank, its writing on rank 0."""
+
+    def __init__(self, reporter: Reporter, run: RunDirectory) -> None:
+        self._reporter = reporter
+        self._run = run
+        self._trainer: Any = None
+        self._began = (0.0, 0)
+        self._last = (0.0, 0.0)
+
+    def watch(self, trainer: Any) -> None:
+        """Give it the trainer, which knows the trained tokens."""
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clocks."""
+        now = time.monotonic()
+        self._began = (now, state.global_step)
+        self._last = (now, 0.0)
+        self._reporter.phase("train")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write a `log` or an `evaluate` event.
+
+        Raises:
+            UserError: the loss is no number any more; going on from here trains nothing.
+        """
+        logs = dict(logs or {})
+        if any(key.startswith("eval_") for key in logs):
+            self._reporter.write("evaluate", step=state.global_step, **logs)
+            self._reporter.phase("train")
+            return
+        now = time.monotonic()
+        peak = largest(peak_memory_bytes(args.device), args.device)
+        tokens = float(self._trainer.trained_tokens)
+        seconds, before = now - self._last[0], self._last[1]
+        extra: dict[str, Any] = {"trained_tokens": round(tokens), "peak_memory_bytes": round(peak)}
+        if "loss" in logs:
+            if seconds > 0 and tokens > before:
+                extra["trained_tokens_per_second"] = round((tokens - before) / seconds, 1)
+            done = state.global_step - self._began[1]
+            if done > 0:
+                extra["seconds_left"] = round(
+                    (now - self._began[0]) / done * (state.max_steps - state.global_step), 1
+                )
+            self._last = (now, tokens)
+        self._reporter.write("log", step=state.global_step, max_steps=state.max_steps, **logs, **extra)
+        bad = [key for key in ("loss", "grad_norm") if key in logs and not math.isfinite(logs[key])]
+        if "loss" in bad or (bad and not args.fp16):  # fp16 skips a step whose gradients overflow
+            raise UserError(
+                f"{bad[0]} is {logs[bad[0]]} at step {state.global_step}",
+                where=str(self._run.events_jsonl),
+                fix="lower learning_rate, set max_grad_norm, or train in bf16; restarting would fail again",
+                exit_code=ExitCode.TRAINING_FAILED,
+            )
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say that an evaluation goes on."""
+        if not getattr(self, "_evaluating", False):
+            self._evaluating = True
+            self._reporter.phase("evaluate")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Do not count the evaluation as training time."""
+        self._evaluating = False
+        self._last = (time.monotonic(), float(self._trainer.trained_tokens))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say what was saved."""
+        path = self._run.output_dir / f"checkpoint-{state.global_step}"
+        self._reporter.write("save", step=state.global_step, path=str(path))
+
+
+class PushCallback(TrainerCallback):  # type: ignore[misc]
+    """Journals a push at each save and starts the process that delivers it. Training waits for nothing."""
+
+    def __init__(self, run: RunDirectory, settings: HubSettings) -> None:
+        self._run = run
+        self._settings = settings
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for the push of what was just saved."""
+        if state.is_world_process_zero and request_push(self._run, self._settings, "save", state.global_step):
+            start_delivery(self._run)

@@ -1,0 +1,155 @@
+"""How a run begins from a checkpoint and how it ends: outcome, model card, push."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sft.config.run import RunConfig
+from sft.errors import ExitCode, UserError
+from sft.hub.card import CardFacts
+from sft.hub.card import write_card as write_card_file
+from sft.hub.deliver import deliver
+from sft.hub.outbox import request_push
+from sft.hub.settings import HubSettings, endpoint_from_environment
+from sft.report.settings import split_report_to
+from sft.rundir import RunDirectory
+from sft.training.agreement import World
+from sft.training.rank import Rank, write_whole
+from sft.training.reporting import Reporter
+
+if TYPE_CHECKING:
+    from sft.training.trainer import CountingTrainer
+
+CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+CARD_LIBRARIES = ("trl", "transformers", "peft", "accelerate", "deepspeed", "torch", "datasets")
+
+
+def other_reports(config: RunConfig) -> tuple[str, ...]:
+    """Return the integrations of `report_to` that are left to transformers."""
+    return split_report_to(config.training.report_to)[1]
+
+
+def hub_settings(config: RunConfig) -> HubSettings | None:
+    """Return where to push, or None where the run does not."""
+    training = config.training
+    if not training.push_to_hub:
+        return None
+    return HubSettings(
+        repo=training.hub_model_id,
+        private=training.hub_private_repo,
+        strategy=training.hub_strategy,
+        always_push=training.hub_always_push,
+        revision=training.hub_revision,
+        endpoint=endpoint_from_environment(),
+    )
+
+
+def checkpoint_to_resume(config: RunConfig, run: RunDirectory) -> str | None:
+    """Return the checkpoint that the run file names; `true` is the newest one in output_dir.
+
+    Raises:
+        UserError: there is none there.
+    """
+    asked = config.training.resume_from_checkpoint
+    if asked in (None, False, "false", "False"):
+        return None
+    if asked in (True, "true", "True"):
+        found = [
+            (int(match[1]), path)
+            for path in run.output_dir.glob("checkpoint-*")
+            if (match := CHECKPOINT.match(path.name))
+        ]
+        if not found:
+            raise UserError(
+                f"there is no checkpoint in {run.output_dir}",
+                where="resume_from_checkpoint",
+                fix="name one, or set resume_from_checkpoint: false",
+            )
+        return str(max(found)[1])
+    if not (Path(str(asked)) / "trainer_state.json").is_file():
+        raise UserError(
+            f"{asked} is no checkpoint of a trainer",
+            where="resume_from_checkpoint",
+            fix="name a checkpoint-<step> directory, which holds trainer_state.json",
+        )
+    return str(asked)
+
+
+def step_of(checkpoint: str | None) -> int:
+    """Return the step that a checkpoint was saved at; 0 for none."""
+    if checkpoint is None:
+        return 0
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
+
+
+def write_card(config: RunConfig, trainer: CountingTrainer, world: World) -> None:
+    """Write the model card over the draft that PEFT leaves. Rank 0 only."""
+    training, model = config.training, config.model
+    results: dict[str, Any] = {}
+    for entry in trainer.state.log_history:
+        results.update({key: round(entry[key], 4) for key in ("train_loss", "eval_loss") if key in entry})
+    names = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+    adapter = {}
+    if model.use_peft:
+        adapter = {"rank": model.lora_r, "alpha": model.lora_alpha, "dropout": model.lora_dropout}
+        adapter |= {"rsLoRA": True} if model.use_rslora else {}
+        adapter |= {"DoRA": True} if model.use_dora else {}
+    script = config.script
+    data = [part.path for part in config.mixture.datasets] or [script.dataset_name or ""]
+    repo = training.hub_model_id if training.hub_model_id and "/" in training.hub_model_id else None
+    facts = CardFacts(
+        title=(training.hub_model_id or config.run.output_dir.name).rpartition("/")[2],
+        method=names[config.method],
+        repo=repo,
+        base_model=model.model_name_or_path,
+        datasets=data,
+        is_adapter=model.use_peft,
+        hyperparameters={
+            "learning rate": training.learning_rate,
+            "schedule": training.lr_scheduler_type,
+            "optimizer": training.optim,
+            "steps": trainer.state.global_step,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "rows per step": world.batch.total,
+            "max length": training.max_length,
+            "packing": training.packing,
+            "precision": config.mixed_precision,
+            "seed": training.seed,
+        },
+        adapter=adapter,
+        launch={"processes": world.processes, "distributed type": trainer.accelerator.distributed_type.value},
+        results=results,
+        versions={name: importlib.metadata.version(name) for name in CARD_LIBRARIES},
+    )
+    write_card_file(config.run, facts)
+
+
+def request_final_push(
+    run: RunDirectory, hub: HubSettings | None, trainer: CountingTrainer, rank: Rank
+) -> None:
+    """Journal the push of the finished model. Rank 0 does it."""
+    if hub is not None and rank.is_main:
+        request_push(run, hub, "end", trainer.state.global_step)
+
+
+def leave(trainer: CountingTrainer, reporter: Reporter, rank: Rank, *, status: str) -> None:
+    """End together: barrier, outcome, trackers, process group; then, by hand, the push."""
+    code = ExitCode.STOPPED if status == "stopped" else ExitCode.DONE
+    step = int(trainer.state.global_step)
+    trainer.accelerator.wait_for_everyone()
+    if rank.is_main:
+        write_whole(
+            rank.run.outcome_json, json.dumps({"status": status, "exit_code": int(code), "step": step}) + "\n"
+        )
+        reporter.end(status, int(code), step)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if rank.is_main and not rank.supervised:
+        deliver(rank.run, timeout_seconds=600.0)

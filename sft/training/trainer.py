@@ -1,0 +1,123 @@
+"""TRL's trainer, with the count of trained tokens that no callback can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTTrainer
+
+from sft.config.run import RunConfig
+from sft.errors import ExitCode, UserError
+from sft.training.adapter import check_targets, upcast_frozen
+from sft.training.arguments import peft_config, quantization_config
+from sft.training.user_code import load_object
+
+
+class CountingTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that keeps `trained_tokens`: tokens that carried loss, over all ranks.
+
+    A subclass because callbacks do not see batches, and TRL's own `num_tokens` counts padding-free prompts
+    too. The count is the one that the loss is divided by, so it costs nothing.
+    """
+
+    trained_tokens = 0.0
+
+    def get_batch_samples(self, *arguments: Any, **keywords: Any) -> tuple[list[Any], Any]:
+        """Fetch the micro-batches of one optimizer step, and count."""
+        samples, count = super().get_batch_samples(*arguments, **keywords)
+        if count is not None:
+            total = count.detach().float().mean() if isinstance(count, torch.Tensor) else float(count)
+            share = 1 if self.args.average_tokens_across_devices else self.args.world_size
+            self.trained_tokens = self.trained_tokens + total * share
+        return samples, count
+
+
+@contextmanager
+def library_refusals(doing: str) -> Iterator[None]:
+    """Turn what the libraries refuse at construction into problems that the user can mend.
+
+    They check settings with ValueError and missing packages with ImportError; after construction such an
+    error is no refusal any more, and keeps its traceback.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"{doing}: {_text(error)}",
+            where="the installed packages",
+            fix="install the extra that README.md names for it, with -c constraints.txt",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError, OSError) as error:
+        raise UserError(
+            f"{doing}: {_text(error)}", where="the run file", fix="change the setting named above"
+        ) from error
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def user_callbacks(config: RunConfig) -> list[TrainerCallback]:
+    """Make the callbacks that the run file names, each a class or an instance."""
+    made = []
+    for reference in config.kit.callbacks:
+        found = load_object(reference, "callbacks")
+        callback = found() if isinstance(found, type) else found
+        if not isinstance(callback, TrainerCallback):
+            raise UserError(
+                f"{reference} is no transformers.TrainerCallback",
+                where="callbacks",
+                fix="derive it from TrainerCallback",
+            )
+        made.append(callback)
+    if config.kit.early_stopping_patience is not None:
+        made.append(
+            EarlyStoppingCallback(config.kit.early_stopping_patience, config.kit.early_stopping_threshold)
+        )
+    return made
+
+
+def build_trainer(
+    config: RunConfig,
+    arguments: Any,
+    train_split: Any,
+    test_split: Any | None,
+    callbacks: list[TrainerCallback],
+) -> CountingTrainer:
+    """Load the model, wrap it, tokenize the data: everything between a run file and the first step.
+
+    Raises:
+        UserError: a library refuses a setting, the model is not there, or a LoRA target matches nothing.
+    """
+    formatting = (
+        load_object(config.kit.formatting_func, "formatting_func") if config.kit.formatting_func else None
+    )
+    metrics = (
+        load_object(config.kit.compute_metrics, "compute_metrics") if config.kit.compute_metrics else None
+    )
+    assert config.model.model_name_or_path is not None
+    with library_refusals("the trainer cannot be built"):
+        trainer = CountingTrainer(
+            model=config.model.model_name_or_path,
+            args=arguments,
+            train_dataset=train_split,
+            eval_dataset=test_split,
+            quantization_config=quantization_config(config),
+            peft_config=peft_config(config),
+            formatting_func=formatting,
+            compute_metrics=metrics,
+            callbacks=[*callbacks, *user_callbacks(config)],
+        )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    check_targets(trainer.model, config.model.lora_target_modules)
+    if config.kit.prepare_model_for_kbit_training:
+        upcast_frozen(trainer.model)
+    return trainer
