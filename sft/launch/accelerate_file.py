@@ -1,17 +1,21 @@
-"""A plan as the text of an accelerate configuration, and of the DeepSpeed JSON beside it.
+"""An arrangement as the text of an accelerate configuration, and of the DeepSpeed JSON beside it.
 
-Pure: the same plan gives the same text. Each setting that matters is set on purpose, with its reason in a
-comment; JSON has no comments, so DeepSpeed's are told in the accelerate file.
+Pure (`launch_files` looks at CUDA_VISIBLE_DEVICES too): the same arrangement gives the same text. Each setting that matters is set on purpose, with its reason
+in a comment; JSON has no comments, so DeepSpeed's are told in the accelerate file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from sft.config.kit import Strategy
+from sft.plan.arrangement import Arrangement, Precision
 from sft.plan.plan import Plan
+from sft.rundir import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +30,31 @@ DEEPSPEED_COMMENTS = {
     "zero_optimization.stage": "1 shards the optimizer, 2 the gradients too, 3 the parameters too",
     "zero_optimization.overlap_comm": "reduce gradients while the backward pass goes on",
     "zero_optimization.contiguous_gradients": "copy gradients into one buffer: no fragmentation",
-    "zero_optimization.reduce_bucket_size": "elements reduced at once; auto: hidden size squared, set by the trainer",
+    "zero_optimization.reduce_bucket_size": "elements reduced at once; auto is hidden size squared",
     "zero_optimization.allgather_bucket_size": "elements gathered at once: 1 GB in bf16 at 5e8",
-    "zero_optimization.stage3_prefetch_bucket_size": "parameters fetched ahead; auto: 0.9 x hidden size squared",
-    "zero_optimization.stage3_param_persistence_threshold": "smaller parameters stay whole; auto: 10 x hidden size",
+    "zero_optimization.stage3_prefetch_bucket_size": "elements fetched ahead; auto is 0.9 x hidden size squared",
+    "zero_optimization.stage3_param_persistence_threshold": "smaller parameters stay whole; auto is 10 x hidden size",
     "zero_optimization.stage3_max_live_parameters": "parameters held gathered at most",
     "zero_optimization.stage3_max_reuse_distance": "release a parameter that is not used again within so many",
     "zero_optimization.stage3_gather_16bit_weights_on_model_save": "save whole weights, not shards only",
-    "zero_optimization.offload_optimizer": "optimizer states and step on the CPU, in pinned memory",
+    "zero_optimization.offload_optimizer": "optimizer states and its step in host memory",
     "zero_optimization.offload_param": "parameters in host memory until a layer needs them",
     "zero_force_ds_cpu_optimizer": "without a GPU torch's own AdamW is used: DeepSpeed's would need a compiler",
     "zero_allow_untested_optimizer": "accept the optimizers of the run file (8-bit, Adafactor, ...)",
+    "bf16.enabled": "auto: as the run file has it",
+    "fp16.enabled": "auto: as the run file has it",
     "gradient_clipping": "auto: max_grad_norm of the run file",
     "train_micro_batch_size_per_gpu": "auto: per_device_train_batch_size of the run file",
     "gradient_accumulation_steps": "auto: as the run file has it; a number here would have to agree",
-    "bf16.enabled": "auto: as the run file has it",
+    "steps_per_print": "the trainer reports, DeepSpeed does not",
 }
 
 
-def deepspeed_settings(plan: Plan) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a plan; "auto" is filled in by the trainer."""
-    stage = plan.strategy.zero_stage
-    assert stage is not None
+def deepspeed_settings(arrangement: Arrangement) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; "auto" is filled in by the trainer."""
+    stage = arrangement.strategy.zero_stage
+    if stage is None:
+        raise ValueError(f"{arrangement.strategy} is not one of DeepSpeed's")
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": True,
@@ -65,20 +72,21 @@ def deepspeed_settings(plan: Plan) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         }
     settings: dict[str, Any] = {}
-    if plan.strategy is Strategy.ZERO3_OFFLOAD:
-        pin = plan.device == "gpu"
-        if plan.offload in ("optimizer", "both"):
-            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
-        if plan.offload in ("parameters", "both"):
-            zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
-        if plan.device == "cpu":
+    if arrangement.strategy is Strategy.ZERO3_OFFLOAD:
+        host = {"device": "cpu", "pin_memory": arrangement.device == "gpu"}
+        if arrangement.offload in ("optimizer", "both"):
+            zero["offload_optimizer"] = host
+        if arrangement.offload in ("parameters", "both"):
+            zero["offload_param"] = host
+        if arrangement.device == "cpu":
             settings["zero_force_ds_cpu_optimizer"] = False
+    precision = arrangement.mixed_precision
     return {
         "zero_optimization": zero,
         **settings,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto" if precision == "auto" else precision == "bf16"},
+        "fp16": {"enabled": "auto" if precision == "auto" else precision == "fp16"},
         "gradient_clipping": "auto",
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
@@ -89,25 +97,29 @@ def deepspeed_settings(plan: Plan) -> dict[str, Any]:
 
 
 def _deepspeed_comments(settings: dict[str, Any]) -> list[str]:
-    flat = {
-        **settings,
-        **{f"{top}.{key}": value for top in settings for key, value in _members(settings[top])},
-    }
+    """Tell each setting of the JSON with its reason, as comments of the YAML."""
     lines = ["  # What the JSON file sets, and why:"]
     for key, reason in DEEPSPEED_COMMENTS.items():
-        if key in flat:
-            value = flat[key]
-            told = "" if isinstance(value, dict) else f" = {json.dumps(value)}"
-            lines.append(f"  #   {key.removeprefix('zero_optimization.')}{told}: {reason}")
+        section, _, name = key.rpartition(".")
+        values = settings[section] if section else settings
+        if name not in values:
+            continue
+        value = values[name]
+        shown = key.removeprefix("zero_optimization.")
+        told = (
+            shown if isinstance(value, dict) else f"{shown} {value if value == 'auto' else json.dumps(value)}"
+        )
+        if not reason.startswith("auto: "):
+            lines.append(f"  #   {told}: {reason}")
+        elif value == "auto":
+            lines.append(f"  #   {told}: {reason.removeprefix('auto: ')}")
+        else:
+            lines.append(f"  #   {told}")
     return lines
 
 
-def _members(value: Any) -> list[tuple[str, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
-
-
-def _fsdp_lines(plan: Plan) -> list[str]:
-    offload = "true" if plan.strategy is Strategy.FSDP2_OFFLOAD else "false"
+def _fsdp_lines(arrangement: Arrangement) -> list[str]:
+    offload = "true" if arrangement.strategy is Strategy.FSDP2_OFFLOAD else "false"
     return [
         "fsdp_config:",
         "  fsdp_version: 2",
@@ -120,58 +132,87 @@ def _fsdp_lines(plan: Plan) -> list[str]:
     ]
 
 
-def render(plan: Plan, *, command: str, deepspeed_path: str | None = None) -> AccelerateFiles:
-    """Write a plan as accelerate's configuration.
+def _machine_lines(arrangement: Arrangement) -> list[str]:
+    """Say how many processes there are, and where they meet."""
+    lines = [
+        f"num_machines: {arrangement.nodes}",
+        f"num_processes: {arrangement.processes}"
+        + ("  # over all machines" if arrangement.nodes > 1 else ""),
+        f"machine_rank: {arrangement.machine_rank}"
+        + (
+            "  # of this machine; `accelerate launch --machine_rank N` overrides"
+            if arrangement.nodes > 1
+            else ""
+        ),
+    ]
+    if arrangement.distributed_type == "NO":
+        return lines
+    if arrangement.main_process_ip is not None:
+        lines.append(f"main_process_ip: {json.dumps(arrangement.main_process_ip)}  # machine 0")
+    if arrangement.main_process_port is not None:
+        lines.append(f"main_process_port: {arrangement.main_process_port}")
+    elif arrangement.nodes == 1:
+        lines.append("main_process_port: 0  # any free one")
+    if arrangement.nodes > 1:
+        lines += ["rdzv_backend: static", "same_network: true  # machines meet at main_process_ip itself"]
+    return lines
+
+
+def render(arrangement: Arrangement, *, command: str, deepspeed_path: str | None = None) -> AccelerateFiles:
+    """Write an arrangement as accelerate's configuration.
 
     Args:
         command: what wrote it, for the header.
         deepspeed_path: where the JSON will lie; required for the DeepSpeed strategies.
     """
-    kinds = {"NO": "'NO'", "MULTI_CPU": "MULTI_GPU"}
-    single_machine = plan.nodes == 1
+    distributed = arrangement.distributed_type
+    count = arrangement.processes
+    what = f"{arrangement.strategy.value}, {count} process{'es' if count > 1 else ''}"
+    machines = f" on {arrangement.nodes} machines" if arrangement.nodes > 1 else ""
+    # accelerate's own MULTI_CPU starts a single process; MULTI_GPU with use_cpu starts as many as are asked for.
+    kind = {"NO": "'NO'", "MULTI_CPU": "MULTI_GPU  # with use_cpu: gloo between CPU processes"}
     lines = [
-        f"# accelerate configuration: {plan.strategy.value}, {plan.processes} process{'es' * (plan.processes > 1)}.",
+        f"# accelerate configuration: {what}{machines}.",
         f"# Written by: {command}",
         "compute_environment: LOCAL_MACHINE",
-        f"distributed_type: {kinds.get(plan.distributed_type, plan.distributed_type)}"
-        + ("  # with use_cpu: gloo between CPU processes" if plan.distributed_type == "MULTI_CPU" else ""),
+        f"distributed_type: {kind.get(distributed, distributed)}",
     ]
     deepspeed_json = None
-    if plan.strategy.is_deepspeed:
+    if arrangement.strategy.is_deepspeed:
         if deepspeed_path is None:
             raise ValueError("a DeepSpeed strategy needs deepspeed_path")
-        settings = deepspeed_settings(plan)
+        settings = deepspeed_settings(arrangement)
         deepspeed_json = json.dumps(settings, indent=2) + "\n"
-        init = "true" if plan.strategy.zero_stage == 3 else "false"
+        init = "true" if arrangement.strategy.zero_stage == 3 else "false"
+        relative = "" if deepspeed_path.startswith("/") else "  # from where `accelerate launch` is started"
         lines += [
             "deepspeed_config:",
-            f"  deepspeed_config_file: {deepspeed_path}",
-            f"  zero3_init_flag: {init}  # load each weight straight into its shards",
+            f"  deepspeed_config_file: {json.dumps(deepspeed_path, ensure_ascii=False)}{relative}",
+            f"  zero3_init_flag: {init}  # load each weight straight into its shards (ZeRO-3 only)",
             "  deepspeed_multinode_launcher: standard  # the default needs pdsh and ssh between nodes",
             *_deepspeed_comments(settings),
+            "# mixed_precision must not stand here: accelerate refuses it beside a DeepSpeed file.",
         ]
-    if plan.strategy.is_fsdp:
-        lines += _fsdp_lines(plan)
-    if not plan.strategy.is_deepspeed:
-        lines.append(f"mixed_precision: '{plan.mixed_precision}'")
-    lines += [
-        f"num_machines: {plan.nodes}",
-        f"num_processes: {plan.processes}  # over all machines",
-        f"machine_rank: {plan.machine_rank}",
-    ]
-    if plan.main_process_ip is not None:
-        lines.append(f"main_process_ip: {plan.main_process_ip}")
-    port = plan.main_process_port
-    if port is None and single_machine:
-        port = 0
-    if port is not None:
-        lines.append(f"main_process_port: {port}" + ("  # any free one" if port == 0 else ""))
-    lines += [
-        "rdzv_backend: static",
-        "same_network: true  # machines meet at main_process_ip itself",
-        f"use_cpu: {'true' if plan.device == 'cpu' else 'false'}",
-    ]
-    if plan.gpu_ids is not None:
-        lines.append(f"gpu_ids: '{plan.gpu_ids}'")
-    lines += ["main_training_function: main", "debug: false"]
+    elif arrangement.strategy.is_fsdp:
+        lines += _fsdp_lines(arrangement)
+    if not arrangement.strategy.is_deepspeed:
+        if arrangement.mixed_precision == "auto":
+            lines.append("# mixed_precision is left out: bf16 and fp16 of the run file decide.")
+        else:
+            lines.append(f"mixed_precision: '{arrangement.mixed_precision}'")
+    lines += _machine_lines(arrangement)
+    lines.append(f"use_cpu: {'true' if arrangement.device == 'cpu' else 'false'}")
+    if arrangement.gpu_ids is not None:
+        lines.append(f"gpu_ids: {json.dumps(arrangement.gpu_ids)}")
     return AccelerateFiles("\n".join(lines) + "\n", deepspeed_json)
+
+
+def launch_files(plan: Plan, run: RunDirectory, command: str) -> AccelerateFiles:
+    """Return what a run is launched with: paths absolute, and DeepSpeed's precision left to the trainer."""
+    precision: Precision = "auto" if plan.strategy.is_deepspeed else plan.mixed_precision
+    gpu_ids = plan.gpu_ids
+    if plan.strategy is Strategy.SINGLE and plan.device == "gpu" and gpu_ids is None:
+        # One process that sees several GPUs would be spread over them by the trainer, as nn.DataParallel.
+        gpu_ids = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    arrangement = dataclasses.replace(plan, mixed_precision=precision, gpu_ids=gpu_ids)
+    return render(arrangement, command=command, deepspeed_path=str(run.deepspeed_json.absolute()))

@@ -34,6 +34,9 @@ def _patch(state: ModuleType) -> None:
         return "gloo", state.DistributedType.MULTI_GPU
 
     state.PartialState._prepare_backend = prepare_backend
+    if not torch.accelerator.is_available():
+        # fsdp_offload_params pins host memory for copies to a device that is not there.
+        torch.Tensor.pin_memory = lambda self, *_: self
 
 
 class _Patching(importlib.abc.Loader):
