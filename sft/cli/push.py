@@ -1,9 +1,14 @@
-"""`sft push RUN_DIR`: deliver to the Hub what a run could not."""
+"""Deliver to the Hub what waits in a run's outbox.
+
+With --repo, push the finished model to that repository, whether or not its run file asked for it.
+The token comes from HF_TOKEN or `hf auth login`. The address of each commit goes to stdout.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Push what waits in a run's outbox. With --repo, push the finished model to that repository, whether or"
-        " not its run file asked for it. The token comes from HF_TOKEN or `hf auth login`. The address of each"
-        " commit goes to stdout."
-    )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the output_dir of the run")
     parser.add_argument("--repo", metavar="NAME", help="push the finished model here: NAME or OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="with --repo: make it private where it is new")
@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the library is imported
+
     from sft.errors import ExitCode, UserError
     from sft.hub.deliver import deliver
     from sft.rundir import RunDirectory
@@ -42,20 +45,21 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         )
     if arguments.repo is not None:
         _request(run, arguments)
-    report = deliver(run)
+    report = deliver(run, say=_say)
     for line in report.notes:
-        print(line, file=sys.stderr)
+        _say(line)
     for delivered in report.delivered:
-        print(f"pushed {delivered.what} to {delivered.repo}", file=sys.stderr)
+        _say(f"pushed {delivered.what} to {delivered.repo}")
         print(delivered.url)
     if report.problem is not None:
         raise UserError.of([report.problem], exit_code=ExitCode.ENVIRONMENT)
     if not report.delivered and not report.notes:
-        print(
-            f"nothing waits to be pushed in {run.output_dir}; --repo NAME pushes the finished model",
-            file=sys.stderr,
-        )
+        _say(f"nothing waits to be pushed in {run.output_dir}; --repo NAME pushes the finished model")
     return ExitCode.DONE
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _request(run: RunDirectory, arguments: argparse.Namespace) -> None:

@@ -85,8 +85,10 @@ def limited_client(deadline: Deadline) -> Iterator[None]:
         set_client_factory(plain)
 
 
-def with_retries(action: Callable[[], Result], deadline: Deadline) -> Result:
+def with_retries(action: Callable[[], Result], deadline: Deadline, say: Callable[[str], None]) -> Result:
     """Run an action again after each `TryAgainError`, until the waits or the time are used up.
+
+    `say` is told of each wait.
 
     Raises:
         TryAgainError: the last one, or one that asks for more patience than there is.
@@ -99,6 +101,7 @@ def with_retries(action: Callable[[], Result], deadline: Deadline) -> Result:
             pause = max(wait, error.wait_seconds or 0.0)
             if pause > LONGEST_WAIT_SECONDS or pause > deadline.left(pause):
                 raise
+            say(f"the Hub: {error}; trying again in {pause:.0f} s")
             time.sleep(pause)
     return _told_apart(action)
 

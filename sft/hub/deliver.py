@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from sft.hub.outbox import PushRequest, outbox_lock, overtaken, pending, settle,
 from sft.hub.problems import busy_elsewhere, is_about_one_push, no_token, offline, problem_of
 from sft.hub.report import Delivered, DeliveryReport, out_of_time
 from sft.hub.select import NothingToPushError, Selection, checkpoint_folder, gone, select
-from sft.hub.settings import endpoint_from_environment
+from sft.hub.settings import endpoint_from_environment, without_password
 from sft.rundir import RunDirectory
 
 # The process may be inside a call that knows no deadline; this long after it, it is ended from outside.
@@ -46,6 +47,7 @@ class _Delivery:
     deadline: Deadline
     token: str
     endpoint: str | None
+    say: Callable[[str], None]
     delivered: list[Delivered] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
@@ -67,7 +69,10 @@ class _Delivery:
         endpoint = self.endpoint or request.endpoint or constants.ENDPOINT
         try:
             selection = select(self.run, request)
-            repo, url = with_retries(lambda: self._upload(request, selection, endpoint), self.deadline)
+            self.say(f"pushing {request.what} to {request.repo} at {without_password(endpoint)}")
+            repo, url = with_retries(
+                lambda: self._upload(request, selection, endpoint), self.deadline, self.say
+            )
         except NothingToPushError as error:
             return self._skip(request, str(error))
         except (TryAgainError, OSError, ValueError) as error:  # OSError: the library's own, and the disk's
@@ -120,10 +125,12 @@ def deliver(
     wait_for_others: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
+    say: Callable[[str], None],
 ) -> DeliveryReport:
     """Push what waits, in order, and report; whatever the Hub does, nothing is raised for it.
 
     Without `token` and `endpoint` they come from the environment, or the login, or the request itself.
+    `say` is told what is under way.
     """
     token = token or get_token()
     if not pending(run):
@@ -133,7 +140,7 @@ def deliver(
     if token is None:
         return _report(run, no_token(run))
     deadline = Deadline.after(timeout_seconds)
-    delivery = _Delivery(run, deadline, token, endpoint or endpoint_from_environment())
+    delivery = _Delivery(run, deadline, token, endpoint or endpoint_from_environment(), say)
     try:
         # Asked for while the lock was being let go of, a push would wait for the next one: so look again.
         while delivery.problem is None and pending(run):
@@ -194,9 +201,14 @@ def _die_with(parent: int) -> None:
 def _end_at(run: RunDirectory, seconds: float) -> None:
     """Report and leave at the time limit, whatever the upload is doing."""
     report = _report(run, out_of_time(run, seconds))
-    print("\n".join(report.lines()), file=sys.stderr)
+    for line in report.lines():
+        _log(line)
     print(report.to_json(), flush=True)
     os._exit(ExitCode.ENVIRONMENT)
+
+
+def _log(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -216,9 +228,11 @@ def main() -> int:
         timer = threading.Timer(limit + _GRACE_SECONDS, _end_at, (run, limit))
         timer.daemon = True
         timer.start()
-    report = deliver(run, timeout_seconds=arguments.timeout, wait_for_others=arguments.wait_for_others)
+    report = deliver(
+        run, timeout_seconds=arguments.timeout, wait_for_others=arguments.wait_for_others, say=_log
+    )
     for line in report.lines():
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr)
+        _log(line)
     print(report.to_json(), flush=True)
     return ExitCode.ENVIRONMENT if report.problem else ExitCode.DONE
 

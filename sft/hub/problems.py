@@ -9,6 +9,7 @@ from sft.errors import Problem
 from sft.hub.client import TryAgainError
 from sft.hub.outbox import PushRequest
 from sft.hub.report import push_command
+from sft.hub.settings import without_password
 from sft.rundir import RunDirectory
 
 # Answers that are about one push only, so that those after it are still worth a try.
@@ -61,7 +62,7 @@ def problem_of(
 
 def _told(error: Exception, request: PushRequest, run: RunDirectory, endpoint: str) -> Problem:
     again = push_command(run)
-    where = f"{request.what} to {request.repo} at {endpoint}"
+    where = f"{request.what} to {request.repo} at {without_password(endpoint)}"
     if isinstance(error, OfflineModeIsEnabled):
         return offline(run)
     if isinstance(error, TryAgainError):

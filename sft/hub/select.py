@@ -15,7 +15,12 @@ from sft.rundir import RunDirectory
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 # Configuration, tokenizer and processor files, as the save_pretrained of transformers and PEFT name them.
 DESCRIPTION = (
-    "*config.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
     "tokenizer*.json",
     "*vocab*.json",
     "vocab.txt",
@@ -23,10 +28,14 @@ DESCRIPTION = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "bpe.codes",
     "byte_maps.json",
     "emoji.json",
     "normalizer.json",
+    "word_shape.json",
+    "word_pronunciation.json",
     "*.model",
+    "*.spm",
     "*.tiktoken",
     "*.tokenizer",
     "chat_template.jinja",

@@ -39,6 +39,11 @@ def endpoint_from_environment() -> str | None:
     return endpoint if endpoint and "@" not in urlsplit(endpoint).netloc else None
 
 
+def without_password(endpoint: str) -> str:
+    """Spell an address for people and logs."""
+    return re.sub(r"//[^/@]*@", "//", endpoint)
+
+
 def settings_problems(settings: HubSettings, output_dir: Path) -> list[Problem]:
     """Find what the Hub would refuse; no network, and no library, is asked.
 

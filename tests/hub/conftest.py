@@ -22,7 +22,14 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 RESUME = {"optimizer.pt", "scheduler.pt", "rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 # What lies beside them, and must never leave.
-PRIVATE = {"training_args.bin", "notes.txt", ".env", "trainer_state.json", "optimizer.pt"}
+PRIVATE = {
+    "training_args.bin",
+    "notes.txt",
+    ".env",
+    "deepspeed_config.json",
+    "trainer_state.json",
+    "optimizer.pt",
+}
 
 
 def write_files(directory: Path, names: set[str], label: str) -> None:
@@ -65,7 +72,9 @@ def push(hub: Hub, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(client, "RETRY_WAITS_SECONDS", (0.01, 0.01, 0.01, 0.01))
 
+    said: list[str] = []
+
     def push_now(**options: object) -> DeliveryReport:
-        return deliver(run, **{"token": TOKEN, "endpoint": hub.url, **options})  # type: ignore[arg-type]
+        return deliver(run, **{"token": TOKEN, "endpoint": hub.url, "say": said.append, **options})  # type: ignore[arg-type]
 
     return push_now
