@@ -1,12 +1,13 @@
-"""Expand `$VARS` and `~`, once, in paths and in `env:`. An unset variable is an error."""
+"""Expand `$VARS` and `~`, once, in paths and in `env:`. An unset variable is an error, `$$` is a dollar."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from sft.config.names import Entry
+from sft.config.entry import Entry
 from sft.errors import Problem
 
 PATH_KEYS = frozenset(
@@ -24,7 +25,7 @@ PATH_KEYS = frozenset(
         "launch.accelerate_config",
     )
 )
-VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))", re.ASCII)
 
 
 def _expand(value: Any, environment: Mapping[str, str], unset: set[str]) -> Any:
@@ -35,21 +36,25 @@ def _expand(value: Any, environment: Mapping[str, str], unset: set[str]) -> Any:
     if not isinstance(value, str):
         return value
 
-    def replace(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
+    def look_up(name: str, written: str) -> str:
         if name not in environment:
             unset.add(name)
-            return match[0]
-        return environment[name]
+        return environment.get(name, written)
 
-    value = VARIABLE.sub(replace, value)
+    value = VARIABLE.sub(lambda found: "$" if found[1] else look_up(found[2] or found[3], found[0]), value)
+    # After the variables, so that a variable that was exported as '~/data' leads somewhere too.
     if value == "~" or value.startswith("~/"):
-        home = environment.get("HOME")
-        if home is None:
-            unset.add("HOME")
-        else:
-            value = home + value[1:]
+        value = look_up("HOME", "~") + value[1:]
     return value
+
+
+def escape(value: Any) -> Any:
+    """Write a value that was expanded so that expanding it again changes nothing."""
+    if isinstance(value, dict):
+        return {key: escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escape(item) for item in value]
+    return value.replace("$", "$$") if isinstance(value, str) else value
 
 
 def expand_entries(
@@ -63,12 +68,16 @@ def expand_entries(
             expanded[key] = entry
             continue
         unset: set[str] = set()
-        expanded[key] = Entry(_expand(entry.value, environment, unset), entry.where)
+        expanded[key] = replace(
+            entry,
+            value=_expand(entry.value, environment, unset),
+            text=_expand(entry.text, environment, unset),
+        )
         problems += [
             Problem(
                 f"{key} uses ${name}, which is not set",
                 entry.where,
-                f"export {name}=..., or write the path out",
+                f"export {name}=..., or write the value out",
             )
             for name in sorted(unset)
         ]

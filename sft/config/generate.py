@@ -41,6 +41,8 @@ VERSIONS = {version_table}
 WIDER_TYPES = {
     "lora_target_modules": "list[str] | str | None",
     "lora_target_parameters": "list[str] | str | None",
+    # trainer.train() takes True for "the newest"; the field is declared as a path.
+    "resume_from_checkpoint": "bool | str | None",
     "parallelism_config": "dict[str, Any] | None",
     "debug": "str | list[str]",
     "datasets": "list[DatasetConfig]",

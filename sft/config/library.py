@@ -537,7 +537,7 @@ class SFTConfig(Section):
         default=False,
         description="Whether to run predictions on the test set. Not directly used by Trainer; intended for training/evaluation scripts.",
     )
-    resume_from_checkpoint: str | None = Field(
+    resume_from_checkpoint: bool | str | None = Field(
         default=None,
         description="Path to a folder with a valid checkpoint for your model. Not directly used by Trainer; intended for training/evaluation scripts.",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from sft.config.expand import PATH_KEYS, escape
 from sft.config.kit import KitConfig, LaunchConfig
 from sft.config.libraries import load_library
 from sft.config.section import Section
@@ -67,11 +68,17 @@ class RunConfig(Section):
         return "no" if self.training.bf16 is False else "bf16"
 
     def settings(self) -> dict[str, Any]:
-        """Return what was set, flat, as a run file has it: what the libraries default to is left to them."""
+        """Return what was set, flat, as a run file has it: what the libraries default to is left to them.
+
+        Read again as a run file, it gives this config: the dollars of expanded paths are doubled.
+        """
         flat: dict[str, Any] = {}
         for section in FLAT_SECTIONS:
             flat.update(getattr(self, section).model_dump(mode="json", exclude_unset=True))
+        flat = {key: escape(value) if key in PATH_KEYS else value for key, value in flat.items()}
         launch = self.launch.model_dump(mode="json", exclude_unset=True)
+        if "accelerate_config" in launch:
+            launch["accelerate_config"] = escape(launch["accelerate_config"])
         if launch:
             flat["launch"] = launch
         return flat
