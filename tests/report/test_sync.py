@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,24 +19,13 @@ from tests.loopback.wandb import API_KEY, WandbServer, wandb_server
 from tests.report.runs import WrittenRun, settings
 
 __all__ = ["wandb_server"]
-SYNC = """
-import argparse, sys
-from sft.cli import sync
-from sft.errors import UserError
-parser = argparse.ArgumentParser()
-sync.add_arguments(parser)
-try:
-    sys.exit(sync.run(parser.parse_args(), []))
-except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+SYNC = [sys.executable, "-c", "import sys; from sft.cli.main import main; sys.exit(main())", "sync"]
 
 
 def sft_sync(run: WrittenRun, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, as wandb keeps its settings for a process's life."""
     return subprocess.run(
-        [sys.executable, "-c", SYNC, str(run.directory.output_dir), *words],
+        [*SYNC, str(run.directory.output_dir), *words],
         capture_output=True,
         text=True,
         timeout=90,
@@ -114,7 +104,7 @@ def test_watch_follows_a_run_until_it_finishes(tmp_path: Path, wandb_server: Wan
     run.start()
     run.train(1, 3, loss=3.0)
     watching = subprocess.Popen(
-        [sys.executable, "-c", SYNC, str(run.directory.output_dir), "--watch"],
+        [*SYNC, str(run.directory.output_dir), "--watch"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -134,6 +124,27 @@ def test_watch_follows_a_run_until_it_finishes(tmp_path: Path, wandb_server: Wan
     losses = {step: round(loss, 2) for step, loss in received.values("train/loss").items()}
     assert losses == {1: 2.99, 2: 2.98, 3: 1.97, 4: 1.96}
     assert received.exit_code == 0
+
+
+def test_an_interrupted_watch_says_that_nothing_is_lost(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run", settings("tensorboard"))
+    run.start()
+    run.train(1, 2, loss=3.0)
+    watching = subprocess.Popen(
+        [*SYNC, str(run.directory.output_dir), "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(run.directory.output_dir.glob("runs/run00001/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    watching.send_signal(signal.SIGINT)
+    out, said = watching.communicate(timeout=30)
+    assert (watching.returncode, out) == (ExitCode.STOPPED, "")
+    assert said == "Stopped. What was delivered stays; the same command delivers the rest.\n"
 
 
 def test_a_server_that_refuses_is_told_in_three_lines(tmp_path: Path, wandb_server: WandbServer) -> None:
