@@ -113,6 +113,16 @@ def test_a_refusal_is_told_with_what_where_and_fix(
     )
 
 
+def test_a_refusal_inside_an_upload_thread_is_told_as_what_it_is(
+    hub: Hub, waiting: RunDirectory, push: Push
+) -> None:
+    hub.fault("POST /lfs/.*/verify", status=403)
+    problem = push().problem
+    assert problem is not None
+    assert problem.what == "the token may not write to team/chat (403: fault 403)"
+    assert len([request for request in hub.requests if request.startswith("PUT /lfs/")]) == 1
+
+
 def test_a_hub_out_of_reach_is_said_once_and_pushed_later(hub: Hub, run: RunDirectory, push: Push) -> None:
     settings = HubSettings(repo=REPO, revision="dev")
     with Hub() as gone:
