@@ -125,12 +125,13 @@ def deliver(
     wait_for_others: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
-    say: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
 ) -> DeliveryReport:
     """Push what waits, in order, and report; whatever the Hub does, nothing is raised for it.
 
     Without `token` and `endpoint` they come from the environment, or the login, or the request itself.
-    `say` is told what is under way.
+    `say` is told what is under way. The time limit holds between requests and within each; only
+    `background.finish_delivery` can also end a call of the library that knows no limit.
     """
     token = token or get_token()
     if not pending(run):
