@@ -96,6 +96,9 @@ def type_in_words(key: str) -> str:
 
 
 def nearest(word: str, names: Sequence[str]) -> str | None:
-    """Return the name that was probably meant."""
+    """Return the name that was probably meant: one that goes on as the word does, or else a similar one."""
+    longer = [name for name in names if word and name.startswith(f"{word}_")]
+    if longer:
+        return longer[0]
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return close[0] if close else None

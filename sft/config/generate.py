@@ -100,7 +100,8 @@ def _field_text(field: dataclasses.Field[Any], hint: Any) -> str:
     if choices:
         literal = f"Literal[{', '.join(repr(choice) for choice in choices)}]"
         text = literal + (" | None" if "None" in text else "")
-    help_text = re.sub(r"\s+", " ", str(field.metadata.get("help", ""))).strip()
+    # Written for argparse, where %% is a percent sign.
+    help_text = re.sub(r"\s+", " ", str(field.metadata.get("help", ""))).strip().replace("%%", "%")
     arguments = [
         part for part in (_default_text(field), f"description={help_text!r}" if help_text else "") if part
     ]

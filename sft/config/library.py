@@ -199,7 +199,7 @@ class SFTConfig(Section):
     )
     activation_checkpointing: bool | None = Field(
         default=None,
-        description="Enable activation checkpointing to trade compute for memory. Reduces memory at the cost of ~20%% slower training.",
+        description="Enable activation checkpointing to trade compute for memory. Reduces memory at the cost of ~20% slower training.",
     )
     activation_checkpointing_kwargs: dict[str, Any] | str | None = Field(
         default=None,
@@ -207,7 +207,7 @@ class SFTConfig(Section):
     )
     gradient_checkpointing: bool = Field(
         default=True,
-        description="Enable gradient checkpointing to trade compute for memory. Reduces memory at the cost of ~20%% slower training.",
+        description="Enable gradient checkpointing to trade compute for memory. Reduces memory at the cost of ~20% slower training.",
     )
     gradient_checkpointing_kwargs: dict[str, Any] | str | None = Field(
         default=None,
@@ -242,7 +242,7 @@ class SFTConfig(Section):
     )
     torch_empty_cache_steps: int | None = Field(
         default=None,
-        description="Number of steps to wait before calling `torch.<device>.empty_cache()`. Helps avoid CUDA OOM at a cost of ~10%% slower performance. If None, cache will not be emptied.",
+        description="Number of steps to wait before calling `torch.<device>.empty_cache()`. Helps avoid CUDA OOM at a cost of ~10% slower performance. If None, cache will not be emptied.",
     )
     auto_find_batch_size: bool = Field(
         default=False,
