@@ -1,0 +1,282 @@
+"""The parent of `accelerate launch`: what runs, is seen, can be stopped, and leaves nothing behind.
+
+It has no part in the training and loads no torch. The ranks tell it how they are through the files of the run
+directory (`_sft/ranks`, `events.jsonl`, `outcome.json`), and it tells them to stop through `_sft/stop`.
+How the run ended is decided in `sft.launch.verdict`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from sft.errors import ExitCode, Problem
+from sft.events import EventFollower, EventLog
+from sft.launch.process import (
+    SUPERVISOR_VARIABLE,
+    adopt_orphans,
+    descendants,
+    end_processes,
+    start_bound,
+    supervisor_tag,
+)
+from sft.launch.screen import Screen, report
+from sft.launch.stop import StopRequests
+from sft.launch.verdict import Ending, Verdict, judge, read_from, read_object, read_states
+from sft.rundir import RunDirectory
+
+POLL_SECONDS = 0.15
+# The slower looks, at files of which there is one a rank.
+LOOK_SECONDS = 1.0
+# How long a rank that has said its last word may take to leave.
+LEAVING_SECONDS = 60.0
+# torchrun asks the ranks beside a failed one to end, and says whom; or says that it was told to end itself.
+CLOSING = re.compile(r"Sending process (\d+) closing signal")
+TOLD_TO_END = re.compile(r"Received \S+ death signal")
+
+
+def supervise(
+    command: Sequence[str],
+    run: RunDirectory,
+    environment: dict[str, str],
+    *,
+    ranks: int,
+    stop_grace_seconds: float = 300.0,
+    kill_grace_seconds: float = 5.0,
+    stream: TextIO | None = None,
+) -> int:
+    """Run a launcher to its end, and return the run's exit code. Call it from the main thread.
+
+    The first Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP) asks the ranks to stop in order, the second Ctrl-C ends them
+    at once; before any rank has begun, the first does. A run that was stopped either way ends with 75, unless
+    it failed of its own.
+
+    Args:
+        command: starts all `ranks` ranks; they die with their parent (`sft.launch.process.die_with_parent`).
+        environment: the whole environment of the command, to which the supervisor's own variables are added.
+        stop_grace_seconds: how long the ranks may take to stop in order.
+        kill_grace_seconds: how long a process may take to end after SIGTERM, before SIGKILL.
+        stream: where people read; stderr by default.
+    """
+    _clear(run)
+    marks = {path: path.stat().st_size for path in run.logs.glob("*.log")}
+    events = EventFollower(run.events_jsonl, _end_of_events(run.events_jsonl))
+    screen = Screen(stream or sys.stderr)
+    environment = {
+        # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(30, math.ceil(stop_grace_seconds))),
+        **environment,
+        "SFT_SUPERVISED": "1",
+        "SFT_RUN_DIR": str(run.output_dir.absolute()),
+        SUPERVISOR_VARIABLE: supervisor_tag(),
+    }
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequests())
+        stack.enter_context(adopt_orphans())
+        earlier = frozenset(process.pid for process in descendants())
+        log = stack.enter_context(run.launcher_log.open("ab"))
+        try:
+            launcher = start_bound(command, environment, log)
+        except OSError as error:
+            verdict = _cannot_start(command, error)
+        else:
+            supervision = _Supervision(
+                launcher=launcher,
+                run=run,
+                events=events,
+                screen=screen,
+                stop=stop,
+                ranks=ranks,
+                stop_grace_seconds=stop_grace_seconds,
+                kill_grace_seconds=kill_grace_seconds,
+                earlier=earlier,
+                log_start=marks.get(run.launcher_log, 0),
+            )
+            try:
+                verdict = judge(supervision.watch(), run)
+            finally:
+                if stuck := supervision.end_all():
+                    screen.say(f"these processes cannot be ended, and still hold what they hold: {stuck}")
+        for event in events.poll():
+            screen.show(event)
+        _write_end(run, verdict, screen)
+        screen.close()
+        report(verdict, read_states(run), run, marks, screen)
+    return verdict.exit_code
+
+
+def _clear(run: RunDirectory) -> None:
+    """Take away what an earlier launch left for its own supervisor; events and logs stay."""
+    run.logs.mkdir(parents=True, exist_ok=True)
+    run.ranks.mkdir(exist_ok=True)
+    for path in (run.stop_file, run.outcome_json, *run.ranks.iterdir()):
+        path.unlink(missing_ok=True)
+
+
+def _end_of_events(path: Path) -> int:
+    """Return where new events begin. A line torn by a kill is ended, or it would swallow the next event."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+                size += 1
+    return size
+
+
+def _cannot_start(command: Sequence[str], error: OSError) -> Verdict:
+    problem = Problem(
+        f"cannot start {command[0]}: {error.strerror or error}",
+        " ".join(command),
+        "activate the environment that the kit is installed in",
+    )
+    return Verdict("failed", ExitCode.ENVIRONMENT, problem)
+
+
+def _write_end(run: RunDirectory, verdict: Verdict, screen: Screen) -> None:
+    """Write the outcome and the `end` event, where the ranks could not or ended otherwise than they said."""
+    outcome = read_object(run.outcome_json)
+    if outcome is None or outcome.get("exit_code") != verdict.exit_code:
+        fields: dict[str, Any] = {
+            "status": verdict.status,
+            "exit_code": verdict.exit_code,
+            "step": screen.step,
+        }
+        if verdict.problem is not None:
+            found = verdict.problem
+            told = {"what": found.what, "where": found.where, "fix": found.fix}
+            fields |= {name: text for name, text in told.items() if text is not None}
+        partial = run.outcome_json.with_suffix(".partial")
+        partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        partial.replace(run.outcome_json)
+    if not screen.has_ended:
+        EventLog(run.events_jsonl).write(
+            "end", status=verdict.status, exit_code=verdict.exit_code, step=screen.step
+        )
+
+
+@dataclass(kw_only=True)
+class _Supervision:
+    """One launcher and everything below it, from its start to the last process.
+
+    Attributes:
+        earlier: children of this process that were there before, which are none of the run's.
+        log_start: where this launch begins in the launcher's log.
+        stopping: how the stop goes, as `Ending.stop`.
+        due: when each process that is to leave is killed, by pid.
+    """
+
+    launcher: subprocess.Popen[bytes]
+    run: RunDirectory
+    events: EventFollower
+    screen: Screen
+    stop: StopRequests
+    ranks: int
+    stop_grace_seconds: float
+    kill_grace_seconds: float
+    earlier: frozenset[int]
+    log_start: int
+    stopping: str | None = None
+    stop_by: float = math.inf
+    look_at: float = 0.0
+    done_since: float | None = None
+    due: dict[int, float] = field(default_factory=dict)
+    killed_here: set[int] = field(default_factory=set)
+
+    def watch(self) -> Ending:
+        """Wait until the launcher has ended, or is to be ended; return what there was to see then."""
+        while (code := self.launcher.poll()) is None:
+            self._show()
+            if self._is_over():
+                break
+            if time.monotonic() >= self.look_at:
+                self._look()
+                self.look_at = time.monotonic() + LOOK_SECONDS
+            time.sleep(POLL_SECONDS)
+        # Before anything is ended from here: what the ranks say after that is a consequence.
+        return Ending(
+            ranks=self.ranks,
+            launcher_pid=self.launcher.pid,
+            launcher_code=code,
+            states=read_states(self.run),
+            outcome=read_object(self.run.outcome_json),
+            stop=self.stopping or ("asked" if self.stop.first else None),
+            killed_here=frozenset(self.killed_here),
+            launcher_said=self._launcher_said(),
+        )
+
+    def end_all(self) -> list[int]:
+        """End everything below this process; return the pids of what cannot be ended."""
+        is_cut = self.launcher.poll() is None
+        if is_cut:
+            # Not SIGTERM: torchrun would pass it on to ranks that take it as a wish to stop in order.
+            self.launcher.kill()
+            self.launcher.wait()
+        return end_processes(
+            lambda: descendants(self.earlier),
+            grace_seconds=0.0 if is_cut else self.kill_grace_seconds,
+            hurry=lambda: self.stop.at_once,
+        )
+
+    def _launcher_said(self) -> str:
+        return read_from(self.run.launcher_log, self.log_start)
+
+    def _show(self) -> None:
+        for event in self.events.poll():
+            self.screen.show(event)
+        self.screen.tick()
+
+    def _is_over(self) -> bool:
+        """Ask for the stop that was wished for; say whether to wait no longer."""
+        if self.stop.first is None:
+            return self.done_since is not None and time.monotonic() > self.done_since + LEAVING_SECONDS
+        if self.stopping is None:
+            self.stopping = "asked"
+            by = "" if self.stop.first is signal.SIGINT else f"{self.stop.first.name} received: "
+            if not any(self.run.ranks.glob("rank-*.json")):
+                return True
+            self.run.stop_file.touch()
+            self.stop_by = time.monotonic() + self.stop_grace_seconds
+            self.screen.say(
+                f"{by}stopping in order: the run saves a checkpoint first; Ctrl-C again stops at once"
+            )
+        if self.stop.at_once:
+            self.stopping = "at once"
+        elif time.monotonic() > self.stop_by:
+            self.stopping = "out of time"
+        return self.stopping != "asked"
+
+    def _look(self) -> None:
+        """End ranks that a failure has left hanging; note when everyone has said their last word."""
+        now = time.monotonic()
+        said = self._launcher_said()
+        if not TOLD_TO_END.search(said):
+            for pid in CLOSING.findall(said):
+                self.due.setdefault(int(pid), now + self.kill_grace_seconds)
+        states = read_states(self.run)
+        for state in states.values():
+            if state.status == "failed" and state.pid is not None:
+                self.due.setdefault(state.pid, now + LEAVING_SECONDS / 2)
+        if late := {pid for pid, until in self.due.items() if now > until} - self.killed_here:
+            self.killed_here |= late
+            # Only what is found below this process: a rank's pid may be another host's.
+            others = self.earlier | {self.launcher.pid}
+            end_processes(
+                lambda: [process for process in descendants(others) if process.pid in late], grace_seconds=0.0
+            )
+        is_done = len(states) == self.ranks and all(state.status == "done" for state in states.values())
+        self.done_since = (self.done_since or now) if is_done else None
