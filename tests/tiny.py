@@ -6,6 +6,7 @@ Random weights: what is tested with it is the machinery, never the quality of an
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -38,10 +39,15 @@ def chats(count: int) -> list[dict[str, list[dict[str, str]]]]:
     return rows
 
 
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows as JSON lines and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def write_chats(path: Path, count: int) -> Path:
     """Write chats as JSON lines and return the path."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in chats(count)), encoding="utf-8")
-    return path
+    return write_rows(path, chats(count))
 
 
 def write_tiny_model(directory: Path, *, tied: bool = True, layers: int = 2, dtype: str = "float32") -> Path:

@@ -31,10 +31,22 @@ def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware |
     """
     loaded = load_run(path, words)
     plan = make_plan(loaded, hardware or detect())
-    problems = check_combinations(loaded.config, plan)
+    problems = [*check_combinations(loaded.config, plan), *_hub_problems(loaded)]
     if problems:
         raise UserError.of(_placed(problem, loaded) for problem in problems)
     return CheckedRun(loaded, plan, loaded.notes, tuple(_warnings(loaded)))
+
+
+def _hub_problems(loaded: LoadedRun) -> list[Problem]:
+    training = loaded.config.training
+    if not training.push_to_hub:
+        return []
+    from sft.hub.settings import HubSettings, settings_problems
+
+    settings = HubSettings(repo=training.hub_model_id, revision=training.hub_revision)
+    where = loaded.where("hub_model_id" if training.hub_model_id else "push_to_hub")
+    found = settings_problems(settings, loaded.config.run.output_dir)
+    return [Problem(problem.what, problem.where or where, problem.fix) for problem in found]
 
 
 def _placed(problem: Problem, loaded: LoadedRun) -> Problem:
@@ -47,7 +59,9 @@ def _warnings(loaded: LoadedRun) -> list[Problem]:
     """Find defaults that train, but rarely what was meant."""
     config = loaded.config
     found = []
-    chat_loss_is_open = "assistant_only_loss" not in loaded.sources and "completion_only_loss" not in loaded.sources
+    chat_loss_is_open = (
+        "assistant_only_loss" not in loaded.sources and "completion_only_loss" not in loaded.sources
+    )
     if chat_loss_is_open and config.kit.formatting_func is None:
         found.append(
             Problem(
@@ -56,7 +70,11 @@ def _warnings(loaded: LoadedRun) -> list[Problem]:
                 "set assistant_only_loss: true, or false to say that it is meant",
             )
         )
-    if not config.model.use_peft and config.model.dtype in ("bfloat16", "float16") and not plan_keeps_masters(loaded):
+    if (
+        not config.model.use_peft
+        and config.model.dtype in ("bfloat16", "float16")
+        and not plan_keeps_masters(loaded)
+    ):
         found.append(
             Problem(
                 f"full fine-tuning with weights in {config.model.dtype}: small updates are rounded away",

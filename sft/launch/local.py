@@ -109,10 +109,22 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
 
 def _merge(run: RunDirectory) -> int:
     """Merge in a process of its own: this one has no torch."""
-    words = [sys.executable, "-P", "-m", "sft.cli.main", "merge", str(run.output_dir), "--output", str(run.merged)]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "sft.cli.main",
+        "merge",
+        str(run.output_dir),
+        "--output",
+        str(run.merged),
+    ]
     child = subprocess.run(
         [*words, "--overwrite"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")))),
+        },
         stdout=subprocess.DEVNULL,
         check=False,
     )
@@ -121,11 +133,10 @@ def _merge(run: RunDirectory) -> int:
 
 def _push(run: RunDirectory, seconds: float) -> None:
     """Deliver what waits, within a limit. A Hub that fails is told, and the run is done all the same."""
-    from sft.hub.deliver import deliver
+    from sft.hub.background import finish_delivery
 
     print(f"pushing to the Hub (at most {seconds:.0f} s)", file=sys.stderr)
-    report = deliver(run, timeout_seconds=seconds, wait_for_others=True)
-    for line in report.lines(run):
+    for line in finish_delivery(run, timeout_seconds=seconds).lines():
         print(line, file=sys.stderr)
 
 
@@ -145,4 +156,3 @@ def _versions() -> dict[str, object]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return {"python": platform.python_version(), "platform": platform.platform(), "libraries": found}
-

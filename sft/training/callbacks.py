@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sft.errors import ExitCode, UserError
-from sft.hub.deliver import start_delivery
+from sft.hub.background import start_delivery
 from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
@@ -138,13 +138,19 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
 class PushCallback(TrainerCallback):  # type: ignore[misc]
     """Journals a push at each save and starts the process that delivers it. Training waits for nothing."""
 
-    def __init__(self, run: RunDirectory, settings: HubSettings) -> None:
+    def __init__(self, run: RunDirectory, settings: HubSettings, reporter: Reporter) -> None:
         self._run = run
         self._settings = settings
+        self._reporter = reporter
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask for the push of what was just saved."""
-        if state.is_world_process_zero and request_push(self._run, self._settings, "save", state.global_step):
-            start_delivery(self._run)
+        if not state.is_world_process_zero:
+            return
+        try:
+            if request_push(self._run, self._settings, "save", state.global_step):
+                start_delivery(self._run)
+        except (OSError, UserError) as error:  # a full disk, or something foreign in the outbox
+            self._reporter.note(f"the save at step {state.global_step} is not pushed: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ import torch
 
 from sft.config.run import RunConfig
 from sft.errors import ExitCode, UserError
+from sft.hub.background import finish_delivery
 from sft.hub.card import CardFacts
 from sft.hub.card import write_card as write_card_file
-from sft.hub.deliver import deliver
 from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings, endpoint_from_environment
-from sft.report.settings import split_report_to
+from sft.report.settings import VIEWS, split_report_to
 from sft.rundir import RunDirectory
 from sft.training.agreement import World
 from sft.training.rank import Rank, write_whole
@@ -32,6 +33,10 @@ CARD_LIBRARIES = ("trl", "transformers", "peft", "accelerate", "deepspeed", "tor
 
 def other_reports(config: RunConfig) -> tuple[str, ...]:
     """Return the integrations of `report_to` that are left to transformers."""
+    if config.training.report_to in ("all", ["all"]):
+        from transformers.integrations import get_available_reporting_integrations
+
+        return tuple(name for name in get_available_reporting_integrations() if name not in VIEWS)
     return split_report_to(config.training.report_to)[1]
 
 
@@ -152,4 +157,5 @@ def leave(trainer: CountingTrainer, reporter: Reporter, rank: Rank, *, status: s
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if rank.is_main and not rank.supervised:
-        deliver(rank.run, timeout_seconds=600.0)
+        for line in finish_delivery(rank.run).lines():
+            print(line, file=sys.stderr)

@@ -56,6 +56,7 @@ class Reporter:
             project=training.project,
             trackio_space_id=training.trackio_space_id,
             trackio_bucket_id=training.trackio_bucket_id,
+            trackio_static_space_id=training.trackio_static_space_id,
             hub_private_repo=training.hub_private_repo,
         )
         self.write(

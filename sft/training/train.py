@@ -55,7 +55,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     callbacks = [events, stop]
     hub = finish.hub_settings(config)
     if hub is not None:
-        callbacks.append(PushCallback(run, hub))
+        callbacks.append(PushCallback(run, hub, reporter))
     trainer = build_trainer(config, arguments, train_split, test_split, callbacks)
     events.watch(trainer)
     agreement.assert_world(
