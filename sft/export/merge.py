@@ -107,7 +107,7 @@ def merge(
         getattr(tokenizer, "tokenizer", tokenizer), plan.config.get_text_config().vocab_size
     )
     say(
-        f"merging {found.adapter} ({str(getattr(peft_config.peft_type, 'value', peft_config.peft_type))}) into {found.base} ({_words(plan, form)}), "
+        f"merging {found.adapter} ({getattr(peft_config.peft_type, 'value', peft_config.peft_type)!s}) into {found.base} ({_words(plan, form)}), "
         f"{plan.parameters / 1e6:,.1f} M parameters, {gib(plan.bytes_on_disk)} as {_name(plan.dtype)}"
     )
     if plan.compute_dtype is not torch.float32:
