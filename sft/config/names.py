@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sft.config.entry import Entry
@@ -115,7 +115,8 @@ def normalize(layer: dict[str, Entry], known: Callable[[str], bool] = lambda key
                 result.notes.append(f"{key}: {entry.value} is read as {renamed} ({entry.where})")
             entry = Entry(renamed, entry.where)
         if key in MODULE_KEYS:
-            entry = replace(entry, value=_module_names(entry.value))
+            names = _module_names(entry.value)
+            entry = entry if names is entry.value else Entry(names, entry.where)
         result.entries[key] = entry
 
     for key, entry in layer.items():

@@ -82,9 +82,13 @@ class Switch:
 
     key: str
     value: Any
+    words: Callable[[str], Any] | None = None
+    """What a value that is no boolean stands for, where there are such values."""
 
     def __call__(self, value: Any) -> dict[str, Any]:
         on = truth(value)
+        if on is None and self.words is not None:
+            return {self.key: self.words(str(value))}
         if on is None:
             raise ValueError("it is true or false")
         return {self.key: self.value} if on else {}
@@ -132,15 +136,12 @@ def _zero_stage(value: Any) -> dict[str, Any]:
     return {"launch.strategy": stages[str(value)]}
 
 
-def _fsdp(value: Any) -> dict[str, Any]:
-    """transformers 5 takes true; before, words of which FSDP2 keeps full_shard, auto_wrap and offload."""
-    on = truth(value)
-    if on is not None:
-        return {"launch.strategy": "fsdp2"} if on else {}
-    words = set(str(value).replace(",", " ").split())
+def _fsdp_words(text: str) -> str:
+    """transformers 5 takes true; before it took words, of which FSDP2 keeps full_shard, auto_wrap and offload."""
+    words = set(text.replace(",", " ").split())
     if "full_shard" not in words or not words <= {"full_shard", "auto_wrap", "offload"}:
         raise ValueError("FSDP2 has full_shard, auto_wrap and offload; set launch.strategy: fsdp2 or zero2")
-    return {"launch.strategy": "fsdp2_offload" if "offload" in words else "fsdp2"}
+    return "fsdp2_offload" if "offload" in words else "fsdp2"
 
 
 def _metrics_inputs(value: Any) -> dict[str, Any]:
@@ -162,7 +163,7 @@ CONVERTED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "dispatch_batches": _flag_in("accelerator_config", "dispatch_batches"),
     "multi_gpu": Switch("launch.strategy", "ddp"),
     "use_fsdp": Switch("launch.strategy", "fsdp2"),
-    "fsdp": _fsdp,
+    "fsdp": Switch("launch.strategy", "fsdp2", _fsdp_words),
     "zero_stage": _zero_stage,
     "cpu": Switch("use_cpu", True),
 }

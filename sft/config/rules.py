@@ -76,7 +76,7 @@ def check_conditional(
     entry = conditional.get("mixed_precision")
     if entry is not None and not wrong & {"bf16", "fp16"}:
         value = "no" if entry.value is False else str(entry.value).lower()
-        why = f"the trainer computes in {config.mixed_precision}, by bf16 and fp16"
+        why = f"the trainer's precision is {config.mixed_precision}, as bf16 and fp16 say"
         if value == config.mixed_precision:
             notes.append(f"mixed_precision is not needed: {why} ({entry.where})")
         else:
