@@ -48,7 +48,7 @@ class RankState:
     @property
     def is_user_problem(self) -> bool:
         """Whether the user can mend it; then the log behind it says nothing more."""
-        return self.exit_code != ExitCode.BUG or self.fix is not None
+        return self.exit_code not in (ExitCode.BUG, ExitCode.WORKER_LOST) or self.fix is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,10 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
     A run that was asked to stop and did not fail of its own ends with 75 even where it was killed before it
     could save: it resumes from its last checkpoint, and schedulers requeue on this code.
     """
+    # A lost connection is what the peers of a failed rank see, so it comes after every other failure.
     failed = sorted(
         (state for state in ending.states.values() if state.status == "failed"),
-        key=lambda state: (state.time, state.rank),
+        key=lambda state: (state.exit_code == ExitCode.WORKER_LOST, state.time, state.rank),
     )
     codes = _exit_codes(ending)
     signals = {rank: -code for rank, code in codes.items() if code < 0}
@@ -155,11 +156,13 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
         return _agreed(ending.outcome, run)
     if not ending.states:
         return _never_started(ending, run)
-    # Peers of a killed rank fail too, of a lost connection, and often before torchrun has noticed either.
-    blame_signal = any(
-        number == signal.SIGKILL or not (failed and failed[0].is_user_problem) for number in signals.values()
+    # Peers of a killed rank fail too, often before torchrun has noticed either.
+    is_consequence = failed and (
+        signal.SIGKILL in signals.values()
+        or (signals and not failed[0].is_user_problem)
+        or (codes and failed[0].exit_code == ExitCode.WORKER_LOST)
     )
-    if failed and not blame_signal:
+    if failed and not is_consequence:
         return _failed(failed[0], run)
     if ending.stop is not None:
         return _stopped(ending)
@@ -199,8 +202,9 @@ def _failed(state: RankState, run: RunDirectory) -> Verdict:
         problem = Problem(state.what, state.where, state.fix)
     else:
         problem = Problem(f"rank {state.rank} failed: {state.what}")
+    status = "stopped" if state.exit_code == ExitCode.STOPPED else "failed"
     return Verdict(
-        "failed", state.exit_code, problem, run.rank_log(state.rank), show_log=not state.is_user_problem
+        status, state.exit_code, problem, run.rank_log(state.rank), show_log=not state.is_user_problem
     )
 
 
@@ -247,7 +251,7 @@ def _never_started(ending: Ending, run: RunDirectory) -> Verdict:
 def _launcher_killed(number: int, run: RunDirectory) -> Verdict:
     problem = Problem(
         f"the launcher was killed by {_name(number)}, and its ranks with it",
-        str(run.launcher_log),
+        None,
         "start the run again" if number != signal.SIGKILL else MEMORY,
     )
     return Verdict("failed", ExitCode.WORKER_LOST, problem, run.launcher_log)

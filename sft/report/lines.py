@@ -135,7 +135,8 @@ def _push_line(event: Event) -> str:
 
 def _end_line(event: Event) -> str:
     step = f" at {step_text(event)}" if step_text(event) else ""
-    return f"{event.get('status', 'ended')}{step}"
+    more = ", to be resumed from there" if event.get("status") == "stopped" and step else ""
+    return f"{event.get('status', 'ended')}{step}{more}"
 
 
 def ordinary_line(event: Event) -> str | None:
