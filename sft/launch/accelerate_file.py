@@ -7,13 +7,17 @@ in a comment; JSON has no comments, so DeepSpeed's are told in the accelerate fi
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sft.config.kit import Strategy
 from sft.plan.arrangement import Arrangement, Precision
+from sft.plan.document import plain
+from sft.plan.own_file import OwnFile, read_own_file
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
@@ -96,13 +100,13 @@ def deepspeed_settings(arrangement: Arrangement) -> dict[str, Any]:
     }
 
 
-def _deepspeed_comments(settings: dict[str, Any]) -> list[str]:
+def _deepspeed_comments(settings: Mapping[str, Any]) -> list[str]:
     """Tell each setting of the JSON with its reason, as comments of the YAML."""
     lines = ["  # What the JSON file sets, and why:"]
     for key, reason in DEEPSPEED_COMMENTS.items():
         section, _, name = key.rpartition(".")
-        values = settings[section] if section else settings
-        if name not in values:
+        values = settings.get(section) if section else settings
+        if not isinstance(values, Mapping) or name not in values:
             continue
         value = values[name]
         shown = key.removeprefix("zero_optimization.")
@@ -158,12 +162,19 @@ def _machine_lines(arrangement: Arrangement) -> list[str]:
     return lines
 
 
-def render(arrangement: Arrangement, *, command: str, deepspeed_path: str | None = None) -> AccelerateFiles:
+def render(
+    arrangement: Arrangement,
+    *,
+    command: str,
+    deepspeed_path: str | None = None,
+    deepspeed: dict[str, Any] | None = None,
+) -> AccelerateFiles:
     """Write an arrangement as accelerate's configuration.
 
     Args:
         command: what wrote it, for the header.
         deepspeed_path: where the JSON will lie; required for the DeepSpeed strategies.
+        deepspeed: the JSON's settings, where they are the user's own.
     """
     distributed = arrangement.distributed_type
     count = arrangement.processes
@@ -181,7 +192,7 @@ def render(arrangement: Arrangement, *, command: str, deepspeed_path: str | None
     if arrangement.strategy.is_deepspeed:
         if deepspeed_path is None:
             raise ValueError("a DeepSpeed strategy needs deepspeed_path")
-        settings = deepspeed_settings(arrangement)
+        settings = deepspeed_settings(arrangement) if deepspeed is None else deepspeed
         deepspeed_json = json.dumps(settings, indent=2) + "\n"
         init = "true" if arrangement.strategy.zero_stage == 3 else "false"
         relative = "" if deepspeed_path.startswith("/") else "  # from where `accelerate launch` is started"
@@ -208,11 +219,60 @@ def render(arrangement: Arrangement, *, command: str, deepspeed_path: str | None
 
 
 def launch_files(plan: Plan, run: RunDirectory, command: str) -> AccelerateFiles:
-    """Return what a run is launched with: paths absolute, and DeepSpeed's precision left to the trainer."""
+    """Return what a run is launched with: paths absolute, and DeepSpeed's precision left to the trainer.
+
+    Raises:
+        UserError: the user's own file is not there any more, or is refused.
+    """
     precision: Precision = "auto" if plan.strategy.is_deepspeed else plan.mixed_precision
     gpu_ids = plan.gpu_ids
     if plan.strategy is Strategy.SINGLE and plan.device == "gpu" and gpu_ids is None:
         # One process that sees several GPUs would be spread over them by the trainer, as nn.DataParallel.
         gpu_ids = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     arrangement = dataclasses.replace(plan, mixed_precision=precision, gpu_ids=gpu_ids)
-    return render(arrangement, command=command, deepspeed_path=str(run.deepspeed_json.absolute()))
+    deepspeed_path = str(run.deepspeed_json.absolute())
+    if plan.accelerate_file is None:
+        return render(arrangement, command=command, deepspeed_path=deepspeed_path)
+    own = read_own_file(plan.accelerate_file)
+    deepspeed = plain(own.deepspeed.root) if own.deepspeed is not None else None
+    if own.accelerate is None:
+        return render(arrangement, command=command, deepspeed_path=deepspeed_path, deepspeed=deepspeed)
+    return _own_copy(arrangement, own, deepspeed, deepspeed_path, command)
+
+
+def _own_copy(
+    arrangement: Arrangement,
+    own: OwnFile,
+    deepspeed: dict[str, Any] | None,
+    deepspeed_path: str,
+    command: str,
+) -> AccelerateFiles:
+    """Copy a user's accelerate file with the numbers of this launch in place of its own."""
+    from ruamel.yaml import YAML
+
+    assert own.accelerate is not None
+    copied: dict[str, Any] = plain(own.accelerate.root)
+    if arrangement.strategy in (Strategy.SINGLE, Strategy.DDP):
+        copied["distributed_type"] = "NO" if arrangement.processes == 1 else "MULTI_GPU"
+    copied |= {
+        "num_machines": arrangement.nodes,
+        "num_processes": arrangement.processes,
+        "machine_rank": arrangement.machine_rank,
+        "main_process_ip": arrangement.main_process_ip,
+        "main_process_port": arrangement.main_process_port,
+        "use_cpu": arrangement.device == "cpu",
+        "gpu_ids": arrangement.gpu_ids,
+    }
+    if arrangement.nodes == 1 and copied["main_process_port"] is None:
+        copied["main_process_port"] = 0
+    if deepspeed is not None:
+        copied["deepspeed_config"]["deepspeed_config_file"] = deepspeed_path
+    elif arrangement.mixed_precision != "auto":
+        copied["mixed_precision"] = arrangement.mixed_precision
+    text = io.StringIO()
+    writer = YAML(typ="safe")
+    writer.default_flow_style = False
+    writer.dump({key: value for key, value in copied.items() if value is not None}, text)
+    header = f"# Copy of {own.accelerate.path}, with the processes, machines and precision of this launch.\n"
+    deepspeed_json = json.dumps(deepspeed, indent=2) + "\n" if deepspeed is not None else None
+    return AccelerateFiles(f"{header}# Written by: {command}\n{text.getvalue()}", deepspeed_json)

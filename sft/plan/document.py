@@ -30,6 +30,15 @@ class Document:
         return str(self.path) if line is None else f"{self.path}:{line}"
 
 
+def plain(value: Any) -> Any:
+    """Turn ruamel's types into Python's own."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
+
+
 def read_document(path: Path) -> Document:
     """Read a mapping from YAML 1.2, of which JSON is a part.
 

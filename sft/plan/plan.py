@@ -14,6 +14,7 @@ from sft.errors import ExitCode, UserError
 from sft.plan.arrangement import Arrangement, Device
 from sft.plan.batch import Batch, divide
 from sft.plan.hardware import Hardware
+from sft.plan.own_launch import disagreements, with_own_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,7 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
     Raises:
         UserError: what is asked for cannot be had exactly: GPUs, processes, batch.
     """
+    loaded, own = with_own_file(loaded)
     config = loaded.config
     launch = config.launch
     device = _device(loaded, hardware)
@@ -155,6 +157,9 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
         where=loaded.where("total_train_batch_size"),
         device_word="GPUs" if device == "gpu" else "processes",
     )
+    problems = disagreements(loaded, own, batch) if own else []
+    if problems:
+        raise UserError.of(problems)
     threads = launch.threads_per_process
     if threads is None and device == "cpu":
         threads = max(1, hardware.cpu_cores // per_node)
@@ -172,7 +177,7 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
         gpu_ids=launch.gpu_ids,
         threads_per_process=threads,
         offload=launch.offload,
-        accelerate_file=launch.accelerate_config,
+        accelerate_file=own.name if own and own.is_file else None,
     )
 
 
