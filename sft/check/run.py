@@ -31,7 +31,7 @@ def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware |
     """
     loaded = load_run(path, words)
     plan = make_plan(loaded, hardware or detect())
-    problems = [*check_combinations(loaded.config, plan), *_hub_problems(loaded)]
+    problems = [*check_combinations(loaded.config, plan), *_path_problems(loaded), *_hub_problems(loaded)]
     if problems:
         raise UserError.of(_placed(problem, loaded) for problem in problems)
     return CheckedRun(loaded, plan, loaded.notes, tuple(_warnings(loaded)))
@@ -47,6 +47,27 @@ def _hub_problems(loaded: LoadedRun) -> list[Problem]:
     where = loaded.where("hub_model_id" if training.hub_model_id else "push_to_hub")
     found = settings_problems(settings, loaded.config.run.output_dir)
     return [Problem(problem.what, problem.where or where, problem.fix) for problem in found]
+
+
+def _path_problems(loaded: LoadedRun) -> list[Problem]:
+    """Look whether what is named as a path is there; names on the Hub are left to the network."""
+    config = loaded.config
+    found = []
+    model = config.model.model_name_or_path or ""
+    if _is_path(model) and not (Path(model) / "config.json").is_file():
+        what = "has no config.json" if Path(model).is_dir() else "is not there"
+        fix = "name a directory that save_pretrained wrote, or a model on the Hub"
+        found.append(Problem(f"the model {model} {what}", loaded.where("model_name_or_path"), fix))
+    data = config.script.dataset_name or ""
+    if not config.mixture.datasets and _is_path(data) and not Path(data).exists():
+        found.append(
+            Problem(f"the data set {data} is not there", loaded.where("dataset_name"), "check the path")
+        )
+    return found
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../"))
 
 
 def _placed(problem: Problem, loaded: LoadedRun) -> Problem:

@@ -22,8 +22,8 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     checked = check_run(arguments.run_file, extra)
     for line in checked.notes:
         print(f"note: {line}", file=sys.stderr)
-    for line in checked.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+    for warning in checked.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:
         document = {
             "settings": checked.loaded.config.settings(),

@@ -14,7 +14,7 @@ from sft.errors import ExitCode, UserError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-    from sft.config.run import DatasetMixtureConfig, ScriptArguments
+    from sft.config.library import DatasetMixtureConfig, ScriptArguments
 
 BUILDERS = {
     ".json": "json",

@@ -54,7 +54,14 @@ def library_refusals(doing: str) -> Iterator[None]:
             fix="install the extra that README.md names for it, with -c constraints.txt",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
-    except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError, OSError) as error:
+    except OSError as error:
+        raise UserError(
+            f"{doing}: {_text(error)}",
+            where="model_name_or_path",
+            fix="check the name and your access to it; where there is no network, name a local directory",
+            exit_code=ExitCode.ENVIRONMENT if isinstance(error, ConnectionError) else ExitCode.USAGE,
+        ) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError) as error:
         raise UserError(
             f"{doing}: {_text(error)}", where="the run file", fix="change the setting named above"
         ) from error
