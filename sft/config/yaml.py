@@ -17,6 +17,7 @@ MAXIMUM_DEPTH = 30
 """Deeper values than this come from an alias that holds itself."""
 MAXIMUM_VALUES = 100_000
 """More values than this come from aliases that multiply."""
+SCANNER_SLIPS = (AttributeError, IndexError, KeyError, TypeError, AssertionError, NotImplementedError)
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
@@ -53,8 +54,9 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], list[Problem]]:
         raise UserError(
             f"this is not YAML: {error.problem}", place, "mind indents, colons and quotes"
         ) from None
-    # RecursionError: brackets within brackets, a thousand deep. ValueError: an escape that names no character.
-    except (YAMLError, RecursionError, ValueError, AttributeError, NotImplementedError) as error:
+    # RecursionError: brackets within brackets, a thousand deep. ValueError and OverflowError: an escape that
+    # names no character. The others: slips of ruamel's scanner on text that is far from YAML.
+    except (YAMLError, RecursionError, ValueError, OverflowError, *SCANNER_SLIPS) as error:
         told = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"this is not YAML: {told[0]}", name, "save it as plain UTF-8 text") from None
     if node is None:

@@ -12,7 +12,6 @@ from sft.config.old_names import CONVERTED, RENAMED, SILENT
 from sft.config.retired import RETIRED, STILL_FIELDS
 from tests.config.reading import read, refusal
 
-
 EITHER_WAY = ("include_tokens_per_second", "quiet")
 """Retired names of which both values are true."""
 

@@ -6,7 +6,6 @@ The flags and values are facts about those scripts, old and new; the launcher wo
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
