@@ -50,7 +50,6 @@ DEEPSPEED_COMMENTS = {
     "gradient_clipping": "auto: max_grad_norm of the run file",
     "train_micro_batch_size_per_gpu": "auto: per_device_train_batch_size of the run file",
     "gradient_accumulation_steps": "auto: as the run file has it; a number here would have to agree",
-    "steps_per_print": "the trainer reports, DeepSpeed does not",
 }
 
 
@@ -95,8 +94,6 @@ def deepspeed_settings(arrangement: Arrangement) -> dict[str, Any]:
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
-        "steps_per_print": 1_000_000_000,
-        "wall_clock_breakdown": False,
     }
 
 
@@ -138,10 +135,12 @@ def _fsdp_lines(arrangement: Arrangement) -> list[str]:
 
 def _machine_lines(arrangement: Arrangement) -> list[str]:
     """Say how many processes there are, and where they meet."""
+    counted = "" if arrangement.nodes == 1 else "  # over all machines"
+    if arrangement.nodes == 1 and arrangement.distributed_type != "NO":
+        counted = "  # `accelerate launch --num_processes N` overrides"
     lines = [
         f"num_machines: {arrangement.nodes}",
-        f"num_processes: {arrangement.processes}"
-        + ("  # over all machines" if arrangement.nodes > 1 else ""),
+        f"num_processes: {arrangement.processes}{counted}",
         f"machine_rank: {arrangement.machine_rank}"
         + (
             "  # of this machine; `accelerate launch --machine_rank N` overrides"

@@ -318,7 +318,8 @@ def _read(name: str, document: Document) -> OwnFile:
 
 def _beside(document: Document, named: str) -> Document:
     """Read the DeepSpeed file of an accelerate file: from here, as accelerate does, or from beside it."""
-    for path in (Path(named), document.path.parent / named):
+    beside = document.path.parent
+    for path in (Path(named), beside / named, beside / Path(named).name):
         if path.is_file():
             return read_document(path)
     raise UserError(
