@@ -25,10 +25,10 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"plan", "data", "config", "report", "hub"},
     "hub": {"config"},
     "report": {"config"},
-    "quickstart": set(),
+    "quickstart": {"config", "data"},
     "checkpoint": {"config"},
     "export": {"config", "data", "checkpoint"},
-    "training": {"checkpoint", "data", "plan", "config", "hub", "report", "quickstart"},
+    "training": {"checkpoint", "data", "plan", "config", "hub", "report"},
 }
 """Room -> the rooms that it may import; `cli` may import everything, and nothing imports `cli`."""
 

@@ -80,6 +80,7 @@ def _device(loaded: LoadedRun, hardware: Hardware) -> Device:
 
 def _per_node(loaded: LoadedRun, hardware: Hardware, device: Device) -> int:
     launch = loaded.config.launch
+    available = len(launch.gpu_ids.split(",")) if launch.gpu_ids not in (None, "all") else hardware.gpus
     if launch.num_processes is not None:
         if launch.num_processes % launch.nodes:
             raise UserError(
@@ -94,15 +95,17 @@ def _per_node(loaded: LoadedRun, hardware: Hardware, device: Device) -> int:
         else:
             count = launch.processes_per_node or 1
     else:
-        count = launch.gpus_per_node or launch.processes_per_node or hardware.gpus
+        count = launch.gpus_per_node or launch.processes_per_node or available
         if launch.strategy is Strategy.SINGLE and launch.gpus_per_node is None:
             count = 1
-    available = len(launch.gpu_ids.split(",")) if launch.gpu_ids not in (None, "all") else hardware.gpus
     if device == "gpu" and count > available:
+        asked = ("launch.num_processes", "launch.gpus_per_node", "launch.processes_per_node")
+        key = next((key for key in asked if key in loaded.sources), "launch.accelerate_config")
+        fix = f"set {asked[0] if key not in asked else key}: {available * (1 if key in asked[1:] else launch.nodes)}"
         raise UserError(
             f"{count} GPUs on each machine are asked for and this one shows {available}",
-            where=loaded.where("launch.gpus_per_node"),
-            fix=f"set launch.gpus_per_node: {available}",
+            where=loaded.where(key),
+            fix=f"{fix}, or name them in gpu_ids" if available < hardware.gpus else fix,
             exit_code=ExitCode.ENVIRONMENT,
         )
     return count
