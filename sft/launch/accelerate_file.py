@@ -269,9 +269,25 @@ def _own_copy(
     elif arrangement.mixed_precision != "auto":
         copied["mixed_precision"] = arrangement.mixed_precision
     text = io.StringIO()
-    writer = YAML(typ="safe")
-    writer.default_flow_style = False
-    writer.dump({key: value for key, value in copied.items() if value is not None}, text)
+    writer = YAML(typ="rt")
+    writer.dump({key: _quoted(key, value) for key, value in copied.items() if value is not None}, text)
     header = f"# Copy of {own.accelerate.path}, with the processes, machines and precision of this launch.\n"
     deepspeed_json = json.dumps(deepspeed, indent=2) + "\n" if deepspeed is not None else None
     return AccelerateFiles(f"{header}# Written by: {command}\n{text.getvalue()}", deepspeed_json)
+
+
+NO_IS_A_NAME = ("distributed_type", "mixed_precision", "dynamo_backend", "backend")
+"""Keys whose value NO is not a boolean."""
+
+
+def _quoted(key: str, value: Any) -> Any:
+    """Spell a value so that accelerate, which reads YAML 1.1, takes it for what it is."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, dict):
+        return {name: _quoted(name, item) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("yes", "on", "no", "off") and key not in NO_IS_A_NAME:
+        return value.lower() in ("yes", "on")
+    return DoubleQuotedScalarString(value)

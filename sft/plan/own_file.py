@@ -14,33 +14,12 @@ from typing import Any
 from sft.config.kit import STRATEGY_ALIASES, Strategy
 from sft.errors import Problem, UserError
 from sft.plan.arrangement import Device, Offload
-from sft.plan.document import Document, read_document
+from sft.plan.document import Document, plain, read_document
 from sft.plan.known_keys import unknown_accelerate_keys, unknown_deepspeed_keys
+from sft.plan.own_rules import refused, section_of, truth
 
 NAMES = {**{strategy.value: strategy for strategy in Strategy}, **STRATEGY_ALIASES}
 """TRL's names of its accelerate files, and ours: strategies, with no file behind them."""
-
-# accelerate's own list, in DeepSpeedPlugin._deepspeed_config_checks.
-REFUSED_BESIDE_A_DEEPSPEED_FILE = (
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "zero_stage",
-    "offload_optimizer_device",
-    "offload_param_device",
-    "offload_param_nvme_path",
-    "offload_optimizer_nvme_path",
-    "zero3_save_16bit_model",
-)
-UNSUPPORTED_TYPES = {
-    "XLA": "TPUs are not supported",
-    "TPU": "TPUs are not supported",
-    "MEGATRON_LM": "Megatron-LM is not supported: TRL's trainer cannot train with it",
-    "MULTI_CPU": "accelerate starts a single process for it",
-}
-NEAREST_TYPE = {
-    "MEGATRON_LM": "use distributed_type: FSDP with fsdp_version: 2, or DEEPSPEED",
-    "MULTI_CPU": "use distributed_type: MULTI_GPU with use_cpu: true",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +74,7 @@ def read_own_file(name_or_path: str, where: str | None = None) -> OwnFile:
     document = read_document(path)
     if "distributed_type" not in document.root and "zero_optimization" in document.root:
         return _deepspeed_alone(name_or_path, document)
-    problems = unknown_accelerate_keys(document) + _refused(document)
+    problems = unknown_accelerate_keys(document) + refused(document)
     if problems:
         raise UserError.of(problems)
     return _read(name_or_path, document)
@@ -113,121 +92,10 @@ def _named(name: str, where: str | None) -> OwnFile:
     )
 
 
-def _truth(value: Any) -> bool:
-    return str(value).strip().lower() in ("true", "yes", "1")
-
-
-def _section(document: Document, name: str) -> Mapping[str, Any]:
-    found = document.root.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _refused(document: Document) -> list[Problem]:
-    """Tell what an accelerate file asks for that is not run here."""
-    root = document.root
-    problems: list[Problem] = []
-
-    def refuse(keys: tuple[str, ...], what: str, fix: str) -> None:
-        problems.append(Problem(what, document.where(keys), fix))
-
-    kind = str(root.get("distributed_type"))
-    if root.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
-        refuse(
-            ("compute_environment",), f"{root['compute_environment']} is not supported", "use LOCAL_MACHINE"
-        )
-    elif "distributed_type" not in root:
-        refuse((), "the file names no distributed_type", "set NO, MULTI_GPU, DEEPSPEED or FSDP")
-    elif kind in UNSUPPORTED_TYPES or kind not in ("NO", "MULTI_GPU", "DEEPSPEED", "FSDP"):
-        why = UNSUPPORTED_TYPES.get(kind, "NVIDIA GPUs and CPUs are supported")
-        refuse(
-            ("distributed_type",),
-            f"distributed_type {kind} cannot be used: {why}",
-            NEAREST_TYPE.get(kind, "use NO, MULTI_GPU, DEEPSPEED or FSDP"),
-        )
-    for key in ("tpu_use_cluster", "tpu_use_sudo", "tpu_name", "megatron_lm_config", "parallelism_config"):
-        if root.get(key) not in (None, False, "", {}) and not problems:
-            refuse((key,), f"{key} is not supported", "remove it")
-    if root.get("mixed_precision") == "fp8":
-        refuse(("mixed_precision",), "fp8 is not supported: the trainer has bf16 and fp16", "use bf16")
-    if kind == "FSDP":
-        problems += _refused_fsdp(document)
-    if kind == "DEEPSPEED":
-        problems += _refused_deepspeed(document)
-    return problems
-
-
-def _refused_fsdp(document: Document) -> list[Problem]:
-    section = {
-        key if key.startswith("fsdp") else f"fsdp_{key}": key for key in _section(document, "fsdp_config")
-    }
-    values = {name: _section(document, "fsdp_config")[key] for name, key in section.items()}
-
-    def place(name: str) -> str:
-        return document.where(("fsdp_config", section[name]) if name in section else ("fsdp_config",))
-
-    if str(values.get("fsdp_version", 1)) != "2":
-        return [
-            Problem(
-                "FSDP version 1 does not resume exactly, and is not run",
-                place("fsdp_version"),
-                "set fsdp_version: 2 and fsdp_reshard_after_forward: true, or accelerate_config: fsdp2",
-            )
-        ]
-    # Version 2 shards the saved state unless told otherwise.
-    if values.get("fsdp_state_dict_type", "SHARDED_STATE_DICT") != "FULL_STATE_DICT":
-        return [
-            Problem(
-                "a sharded state dict leaves output_dir without a model",
-                place("fsdp_state_dict_type"),
-                "set fsdp_state_dict_type: FULL_STATE_DICT",
-            )
-        ]
-    return []
-
-
-def _refused_deepspeed(document: Document) -> list[Problem]:
-    section = _section(document, "deepspeed_config")
-
-    def where(key: str) -> str:
-        return document.where(("deepspeed_config", key))
-
-    nodes = document.root.get("num_machines", 1)
-    if isinstance(nodes, int) and nodes > 1 and section.get("deepspeed_multinode_launcher") != "standard":
-        return [
-            Problem(
-                "DeepSpeed's own launcher starts every machine over ssh from the first one",
-                where("deepspeed_multinode_launcher"),
-                "set deepspeed_multinode_launcher: standard, and start each machine",
-            )
-        ]
-    if section.get("deepspeed_config_file"):
-        idle: list[tuple[str, ...]] = [
-            ("deepspeed_config", key) for key in REFUSED_BESIDE_A_DEEPSPEED_FILE if key in section
-        ]
-        idle += [("mixed_precision",)] if document.root.get("mixed_precision") is not None else []
-        return [
-            Problem(
-                f"accelerate refuses {keys[-1]} beside a deepspeed_config_file",
-                document.where(keys),
-                "set it in the DeepSpeed file, and remove it here",
-            )
-            for keys in idle
-        ]
-    if section.get("zero_stage", 2) == 3 and not _truth(section.get("zero3_save_16bit_model")):
-        return [
-            Problem(
-                "without zero3_save_16bit_model ZeRO-3 leaves output_dir without a model",
-                where("zero3_save_16bit_model"),
-                "set zero3_save_16bit_model: true",
-            )
-        ]
-    return []
-
-
 def _deepspeed_alone(name: str, document: Document) -> OwnFile:
     problems = unknown_deepspeed_keys(document)
     strategy, offload = Strategy.ZERO2, None
-    zero = _section(document, "zero_optimization")
+    zero = section_of(document, "zero_optimization")
     try:
         strategy, offload = _zero(
             zero.get("stage", 0),
@@ -237,7 +105,7 @@ def _deepspeed_alone(name: str, document: Document) -> OwnFile:
         )
     except UserError as error:
         problems += error.problems
-    if strategy.zero_stage == 3 and not _truth(zero.get("stage3_gather_16bit_weights_on_model_save")):
+    if strategy.zero_stage == 3 and not truth(zero.get("stage3_gather_16bit_weights_on_model_save")):
         problems.append(
             Problem(
                 "without stage3_gather_16bit_weights_on_model_save ZeRO-3 leaves output_dir without a model",
@@ -269,12 +137,12 @@ def _zero(stage: Any, optimizer: str, parameters: str, where: str) -> tuple[Stra
 
 
 def _read(name: str, document: Document) -> OwnFile:
-    root = document.root
+    root = plain(document.root)
     kind = str(root["distributed_type"])
     offload: Offload | None = None
     deepspeed: Document | None = None
     if kind == "DEEPSPEED":
-        section = _section(document, "deepspeed_config")
+        section = section_of(document, "deepspeed_config")
         if section.get("deepspeed_config_file"):
             inner = _deepspeed_alone(name, _beside(document, str(section["deepspeed_config_file"])))
             strategy, offload, deepspeed = inner.strategy, inner.offload, inner.deepspeed
@@ -286,8 +154,8 @@ def _read(name: str, document: Document) -> OwnFile:
                 document.where(("deepspeed_config", "zero_stage")),
             )
     elif kind == "FSDP":
-        section = _section(document, "fsdp_config")
-        away = _truth(section.get("fsdp_offload_params", section.get("offload_params")))
+        section = section_of(document, "fsdp_config")
+        away = truth(section.get("fsdp_offload_params", section.get("offload_params")))
         strategy = Strategy.FSDP2_OFFLOAD if away else Strategy.FSDP2
     else:
         strategy = Strategy.SINGLE if kind == "NO" else Strategy.DDP
@@ -308,7 +176,7 @@ def _read(name: str, document: Document) -> OwnFile:
         main_process_port=root.get("main_process_port"),
         gpu_ids=None if gpu_ids in (None, "all") else str(gpu_ids),
         mixed_precision=str(precision) if precision is not None else None,
-        device="cpu" if _truth(root.get("use_cpu")) else "gpu",
+        device="cpu" if truth(root.get("use_cpu")) else "gpu",
         offload=offload,
         accelerate=document,
         deepspeed=deepspeed,

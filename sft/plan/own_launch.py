@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from sft.config.kit import LaunchConfig
 from sft.config.loader import LoadedRun
 from sft.errors import Problem, UserError
 from sft.plan.batch import Batch
@@ -57,7 +60,17 @@ def with_own_file(loaded: LoadedRun) -> tuple[LoadedRun, OwnFile | None]:
     }
     places = {**own.places, "num_processes": own.places.get("processes", own.name)}
     sources = {f"launch.{key}": places.get(key, loaded.where("launch.accelerate_config")) for key in update}
-    filled = loaded.config.model_copy(update={"launch": launch.model_copy(update=update)})
+    try:
+        merged = LaunchConfig.model_validate({**launch.model_dump(exclude_unset=True), **update})
+    except ValidationError as error:
+        raise UserError.of(
+            Problem(
+                f"{item['loc'][0]}: {item['msg'].lower()}, not {item['input']!r}",
+                places.get(str(item["loc"][0])),
+            )
+            for item in error.errors(include_url=False)
+        ) from None
+    filled = loaded.config.model_copy(update={"launch": merged})
     return replace(loaded, config=filled, sources={**loaded.sources, **sources}), own
 
 

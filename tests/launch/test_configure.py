@@ -292,3 +292,13 @@ def test_help_and_flags_import_neither_torch_nor_the_questions(machine: Path) ->
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "zero3.yaml\n[]\n"
+
+
+def test_the_commands_of_the_page_run_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "accelerate.md").read_text()
+    commands = re.findall(r"(?m)^sft configure (--.+)$", page)
+    assert len(commands) == 4
+    for command in commands:
+        assert configure(command) == 0, capsys.readouterr().err
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert f"```\n{first}\n{second}\n```" in page

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml  # what accelerate reads its files with
 
 from sft.config.kit import Strategy
 from sft.config.loader import load_run
@@ -35,7 +35,7 @@ def plan(tmp_path: Path, hardware: Hardware, *lines: str) -> Plan:
 
 def written(plan: Plan, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     files = launch_files(plan, RunDirectory(tmp_path / "out"), "sft launch run.yaml")
-    found = YAML(typ="safe").load(files.accelerate_yaml)
+    found = yaml.safe_load(files.accelerate_yaml)
     return found, json.loads(files.deepspeed_json) if files.deepspeed_json else None
 
 
@@ -167,7 +167,7 @@ def test_accelerate_does_refuse_those_keys_beside_a_deepspeed_file(
 ) -> None:
     from accelerate import DeepSpeedPlugin
 
-    from sft.plan.own_file import REFUSED_BESIDE_A_DEEPSPEED_FILE
+    from sft.plan.own_rules import REFUSED_BESIDE_A_DEEPSPEED_FILE
 
     ds = tmp_path / "ds.json"
     ds.write_text('{"zero_optimization": {"stage": 2}}')
@@ -204,6 +204,40 @@ def test_the_numbers_of_the_file_are_used_unless_the_run_file_has_its_own(tmp_pa
         "use_cpu": True,
         "mixed_precision": "bf16",
     }
+
+
+def test_a_number_that_is_none_is_told_at_its_line(tmp_path: Path) -> None:
+    file = own(tmp_path, "distributed_type: MULTI_GPU\nnum_processes: 4\nmachine_rank: first\n")
+    with pytest.raises(UserError) as caught:
+        plan(tmp_path, EIGHT_GPUS, f"accelerate_config: {file}")
+    assert str(caught.value) == (
+        "machine_rank: input should be a valid integer, unable to parse string as an integer, not 'first'\n"
+        f"  where: {file}:3"
+    )
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "fsdp2", "multi_gpu", "single_gpu"])
+def test_the_files_of_trl_are_copied_for_a_launch(tmp_path: Path, name: str) -> None:
+    import trl
+
+    file = Path(trl.__file__).parent / "accelerate_configs" / f"{name}.yaml"
+    copied, deepspeed = written(plan(tmp_path, EIGHT_GPUS, f"accelerate_config: {file}"), tmp_path)
+    stock = yaml.safe_load(file.read_text())
+    changed = {key for key in {*stock, *copied} if stock.get(key) != copied.get(key)}
+    # gpu_ids: "all" is what happens without it, and one process on GPUs is bound to one of them.
+    assert changed <= {"main_process_port", "gpu_ids", "num_processes", "downcast_bf16"}
+    assert copied.get("downcast_bf16", False) is False
+    assert copied["num_processes"] == (1 if name == "single_gpu" else 8)
+    assert deepspeed is None
+
+
+def test_no_is_a_boolean_or_a_name_as_accelerate_means_it(tmp_path: Path) -> None:
+    file = own(
+        tmp_path, "distributed_type: NO\nmixed_precision: no\ndebug: no\nsame_network: yes\nuse_cpu: yes\n"
+    )
+    copied, _ = written(plan(tmp_path, NO_GPU, f"accelerate_config: {file}", "bf16: false"), tmp_path)
+    expected = {"distributed_type": "NO", "mixed_precision": "no", "debug": False, "same_network": True}
+    assert expected.items() <= copied.items()
 
 
 def test_a_file_for_gpus_on_a_machine_without_one_is_told_at_its_line(tmp_path: Path) -> None:
