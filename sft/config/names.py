@@ -77,9 +77,10 @@ def settle_storage(merged: dict[str, Entry], entry: Entry) -> str:
     and ignores the setting for a model that is not in 4 bits.
     """
     name = str(entry.value)
+    if not ("load_in_4bit" in merged and truth(merged["load_in_4bit"].value)):
+        return f"{STORAGE} has no effect: nothing is in 4 bits ({entry.where})"
     read = {"bnb_4bit_quant_storage": name}
-    four_bit = "load_in_4bit" in merged and truth(merged["load_in_4bit"].value)
-    if four_bit and "dtype" not in merged and name in ("bfloat16", "float16", "float32"):
+    if "dtype" not in merged and name in ("bfloat16", "float16", "float32"):
         read["dtype"] = name
     for key, value in read.items():
         merged.setdefault(key, Entry(value, entry.where))

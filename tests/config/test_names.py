@@ -213,5 +213,9 @@ def test_the_storage_dtype_of_pefts_examples_is_the_load_dtype_too(tmp_path: Pat
         f"({tmp_path}/run.yaml:3)"
     ) in loaded.notes
     assert read(tmp_path, text + four_bit + "dtype: float32\n").config.model.dtype == "float32"
-    assert read(tmp_path, text).config.model.dtype == "float32"
+    full = read(tmp_path, text)
+    assert full.config == read(tmp_path).config
+    assert full.notes == (
+        f"bnb_4bit_quant_storage_dtype has no effect: nothing is in 4 bits ({tmp_path}/run.yaml:3)",
+    )
     assert read(tmp_path, text.replace("bfloat16", "uint8") + four_bit).config.model.dtype == "float32"
