@@ -139,7 +139,8 @@ def _ask(arguments: argparse.Namespace, hardware: Hardware) -> Answers:
 def _replaces(files: dict[str, str]) -> bool:
     from pathlib import Path
 
+    from sft.launch.configure import text_of
     from sft.launch.wizard import may_replace
 
-    present = [path for path, text in files.items() if Path(path).exists() and Path(path).read_text() != text]
-    return bool(present) and may_replace(present)
+    different = [path for path, text in files.items() if Path(path).exists() and text_of(Path(path)) != text]
+    return bool(different) and may_replace(different)

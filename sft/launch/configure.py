@@ -208,7 +208,7 @@ def write_all(files: Mapping[str, str], *, force: bool = False) -> None:
         UserError: a file is there with another text, or a directory cannot be written.
     """
     targets = {Path(path): text for path, text in files.items()}
-    different = [path for path, text in targets.items() if path.exists() and _text(path) != text]
+    different = [path for path, text in targets.items() if path.exists() and text_of(path) != text]
     if different and not force:
         raise UserError.of(
             Problem(
@@ -240,7 +240,8 @@ def write_all(files: Mapping[str, str], *, force: bool = False) -> None:
             Path(aside).unlink(missing_ok=True)
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """Return a file's text; None where it is no text, or cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

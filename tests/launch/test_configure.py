@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from sft.cli.configure import STRATEGIES
 from sft.cli.main import main
-from sft.config.kit import Strategy
+from sft.config.kit import STRATEGY_ALIASES, Strategy
 from sft.errors import UserError
 from sft.launch import configure as module
 from sft.launch.configure import write_all
@@ -302,3 +303,7 @@ def test_the_commands_of_the_page_run_as_written(capsys: pytest.CaptureFixture[s
         assert configure(command) == 0, capsys.readouterr().err
     *_, first, second = capsys.readouterr().out.splitlines()
     assert f"```\n{first}\n{second}\n```" in page
+
+
+def test_every_strategy_and_name_of_trl_can_be_asked_for() -> None:
+    assert list(STRATEGIES) == [*(strategy.value for strategy in Strategy), *STRATEGY_ALIASES]
