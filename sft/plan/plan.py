@@ -118,7 +118,7 @@ def _strategy(loaded: LoadedRun, processes: int) -> Strategy:
     if chosen == "auto":
         if processes == 1:
             return Strategy.SINGLE
-        # Sharding pays for the full optimizer state; an adapter's is small, and 4-bit weights are not partitioned.
+        # Sharding pays for the full optimizer state; an adapter's is small, and 4-bit weights are a quarter already.
         return Strategy.ZERO3 if loaded.config.method == "full" else Strategy.DDP
     strategy = Strategy(chosen)
     if strategy is Strategy.SINGLE and processes > 1:
