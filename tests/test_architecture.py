@@ -14,7 +14,7 @@ import sft
 from sft.cli.main import COMMANDS
 
 PACKAGE = Path(sft.__file__).parent
-BASE = {"errors", "events", "rundir", "__init__"}
+BASE = {"errors", "events", "extras", "rundir", "__init__"}
 """Modules at the top of the package, which every room may import and which import no room."""
 
 ARROWS: dict[str, set[str]] = {
@@ -120,8 +120,8 @@ def test_nothing_imports_the_command_line_and_the_base_imports_no_room() -> None
 
 
 def _modules_above() -> list[str]:
-    above = [path for path in _files() if path.relative_to(PACKAGE).parts[0] in (*ABOVE, "errors.py", "events.py",
-             "rundir.py")]  # fmt: skip
+    rooms = {*ABOVE, *(f"{name}.py" for name in BASE)}
+    above = [path for path in _files() if path.relative_to(PACKAGE).parts[0] in rooms]
     return [_module(path) for path in above if _module(path) not in BELOW]
 
 

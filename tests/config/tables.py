@@ -82,7 +82,7 @@ def with_tables(page: str) -> str:
         start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
         before, _, rest = page.partition(start)
         _, _, after = rest.partition(end)
-        assert rest and after, f"the page has no place for {name}"
+        assert after, f"the page has no place for {name}"
         page = f"{before}{start}\n{table}\n{end}{after}"
     return page
 
