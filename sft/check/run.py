@@ -10,6 +10,7 @@ from sft.config.loader import LoadedRun, load_run
 from sft.errors import Problem, UserError
 from sft.plan.combinations import check_combinations
 from sft.plan.hardware import Hardware, detect
+from sft.plan.packages import require_packages
 from sft.plan.plan import Plan, make_plan
 
 
@@ -34,6 +35,7 @@ def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware |
     problems = [*check_combinations(loaded.config, plan), *_path_problems(loaded), *_hub_problems(loaded)]
     if problems:
         raise UserError.of(_placed(problem, loaded) for problem in problems)
+    require_packages(loaded.config)
     return CheckedRun(loaded, plan, loaded.notes, tuple(_warnings(loaded)))
 
 

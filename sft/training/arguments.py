@@ -64,7 +64,15 @@ def model_arguments(config: RunConfig) -> trl.ModelConfig:
 def peft_config(config: RunConfig) -> PeftConfig | None:
     """Build the LoRA configuration, or None for full fine-tuning."""
     found: PeftConfig | None = trl.get_peft_config(model_arguments(config))
+    targets = config.model.lora_target_modules
+    if found is not None and isinstance(targets, list) and len(targets) == 1 and _is_name(targets[0]):
+        # TRL makes a pattern of a list's only member; a plain name would have to be a module's whole path then.
+        found.target_modules = set(targets)
     return found
+
+
+def _is_name(target: str) -> bool:
+    return all(part.isidentifier() for part in target.split("."))
 
 
 def quantization_config(config: RunConfig) -> BitsAndBytesConfig | None:

@@ -56,6 +56,7 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
         self._began = (0.0, 0)
         self._last = (0.0, 0.0)
+        self._seen = (0, 0)
 
     def watch(self, trainer: Any) -> None:
         """Give it the trainer, which knows the trained tokens."""
@@ -103,14 +104,29 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
                 )
             self._last = (now, tokens)
         self._reporter.write("log", step=state.global_step, max_steps=state.max_steps, **logs, **extra)
-        bad = [key for key in ("loss", "grad_norm") if key in logs and not math.isfinite(logs[key])]
-        if "loss" in bad or (bad and not args.fp16):  # fp16 skips a step whose gradients overflow
-            raise UserError(
-                f"{bad[0]} is {logs[bad[0]]} at step {state.global_step}",
-                where=str(self._run.events_jsonl),
-                fix="lower learning_rate, set max_grad_norm, or train in bf16; restarting would fail again",
-                exit_code=ExitCode.TRAINING_FAILED,
-            )
+        self._refuse_lost_loss(args, state, logs)
+
+    def _refuse_lost_loss(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
+        """A loss that is no number leaves weights that are none; fp16 skips a step whose gradients overflow."""
+        trainer, device = self._trainer, args.device
+        steps, self._seen = trainer.micro_batches - self._seen[0], (trainer.micro_batches, self._seen[1])
+        lost = round(largest(float(trainer.lost_micro_batches), device))
+        new, self._seen = lost - self._seen[1], (trainer.micro_batches, lost)
+        bad = next((key for key in ("loss", "grad_norm") if not math.isfinite(logs.get(key, 0.0))), None)
+        if args.fp16 and bad != "loss" and new < max(steps, 1):
+            return
+        if bad is not None:
+            what = f"{bad} is {logs[bad]} at step {state.global_step}"
+        elif new:
+            what = f"the loss of {new} of the last {steps} micro-batches is no number, up to step {state.global_step}"
+        else:
+            return
+        raise UserError(
+            what,
+            where=str(self._run.events_jsonl),
+            fix="lower learning_rate, set max_grad_norm, or train in bf16; restarting would fail again",
+            exit_code=ExitCode.TRAINING_FAILED,
+        )
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -79,7 +79,13 @@ class Rank:
         self._write(status="running", phase=name)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
+        if os.getpid() == self._state["pid"]:
+            self.stop_requested = True
+        elif number == signal.SIGTERM:
+            # A forked child has this handler too. A pool ends its workers with SIGTERM, and would wait for
+            # ever; DataLoader workers have torch's own handler.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _own_log(self) -> None:
         path = self.run.rank_log(self.index)

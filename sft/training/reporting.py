@@ -24,7 +24,9 @@ class Reporter:
         self._rank = rank
         self._run = run
         self._log = EventLog(run.events_jsonl)
-        self._printer = ProgressPrinter(sys.stderr) if rank.is_main and not rank.supervised else None
+        self._printer = (
+            ProgressPrinter(sys.stderr, live=False) if rank.is_main and not rank.supervised else None
+        )
         self._views: LiveViews | None = None
 
     def write(self, event: str, **fields: Any) -> None:

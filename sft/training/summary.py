@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def _count(parameter: Any) -> int:
@@ -24,7 +25,20 @@ def _count(parameter: Any) -> int:
 
 
 def _bytes(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", 0) or parameter.numel()) * int(parameter.element_size())
+    """Return the bytes that a parameter takes, with the scales without which quantised weights mean nothing."""
+    stored = int(getattr(parameter, "ds_numel", 0) or parameter.numel()) * int(parameter.element_size())
+    return stored + sum(tensor.nbytes for tensor in _scales(parameter))
+
+
+def _scales(parameter: Any) -> Iterator[Tensor]:
+    """Yield bitsandbytes' scales: of 4-bit blocks (themselves quantised, with `nested`), of 8-bit rows."""
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:
+        yield from (tensor for tensor in (state.absmax, state.code, state.offset) if tensor is not None)
+        state = state.state2
+    rows = getattr(parameter, "SCB", None)
+    if rows is not None:
+        yield rows
 
 
 def summarize(model: nn.Module) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sft.config.loader import LoadedRun, load_run
 from sft.errors import UserError
+from sft.plan.packages import require_packages
 from sft.plan.plan import Plan, read_plan
 from sft.training.rank import Rank, write_whole
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     """Run one rank of a launch."""
+    from sft.training import unused
+
+    unused.leave_out(config_file.config)
     from sft.training import agreement, finish, libraries
     from sft.training.arguments import training_arguments
     from sft.training.callbacks import EventsCallback, PushCallback, StopCallback
@@ -35,6 +39,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
 
     config, run = config_file.config, rank.run
     world = agreement.promised_world(config, plan)
+    require_packages(config)
     libraries.settle(world)
 
     # --- who is here: before a weight is read

@@ -7,12 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.utils import NoMatchingPeftModuleError
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
 from sft.config.run import RunConfig
 from sft.errors import ExitCode, UserError
-from sft.training.adapter import check_targets, upcast_frozen
+from sft.training.adapter import (
+    check_saved_modules,
+    check_targets,
+    linear_leaves_of,
+    no_target,
+    upcast_frozen,
+)
 from sft.training.arguments import peft_config, quantization_config
 from sft.training.user_code import load_object
 
@@ -25,6 +32,17 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
     """
 
     trained_tokens = 0.0
+    micro_batches = 0
+    lost_micro_batches: Any = 0
+    """Micro-batches whose loss was NaN or infinite, on this rank. transformers logs the average of the others
+    instead (logging_nan_inf_filter), so that the logged loss alone never tells."""
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        """Train on one micro-batch, and look at its loss without waiting for the device."""
+        loss = super().training_step(*arguments, **keywords)
+        self.micro_batches += 1
+        self.lost_micro_batches = self.lost_micro_batches + (~torch.isfinite(loss)).any()
+        return loss
 
     def get_batch_samples(self, *arguments: Any, **keywords: Any) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one optimizer step, and count."""
@@ -111,20 +129,37 @@ def build_trainer(
     )
     assert config.model.model_name_or_path is not None
     with library_refusals("the trainer cannot be built"):
-        trainer = CountingTrainer(
-            model=config.model.model_name_or_path,
-            args=arguments,
-            train_dataset=train_split,
-            eval_dataset=test_split,
-            quantization_config=quantization_config(config),
-            peft_config=peft_config(config),
-            formatting_func=formatting,
-            compute_metrics=metrics,
-            callbacks=[*callbacks, *user_callbacks(config)],
-        )
+        adapter = peft_config(config)
+        try:
+            trainer = CountingTrainer(
+                model=config.model.model_name_or_path,
+                args=arguments,
+                train_dataset=train_split,
+                eval_dataset=test_split,
+                quantization_config=quantization_config(config),
+                peft_config=adapter,
+                formatting_func=formatting,
+                compute_metrics=metrics,
+                callbacks=[*callbacks, *user_callbacks(config)],
+            )
+        except NoMatchingPeftModuleError as error:
+            raise _no_target(config) from error
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     check_targets(trainer.model, config.model.lora_target_modules)
+    check_saved_modules(trainer.model, config.model.lora_modules_to_save)
     if config.kit.prepare_model_for_kbit_training:
         upcast_frozen(trainer.model)
     return trainer
+
+
+def _no_target(config: RunConfig) -> UserError:
+    """Name what was asked for and what the model has; the model that PEFT refused is not handed out."""
+    asked, model = config.model.lora_target_modules, config.model
+    assert model.model_name_or_path is not None
+    leaves = linear_leaves_of(
+        model.model_name_or_path,
+        revision=model.model_revision,
+        trust_remote_code=config.training.trust_remote_code,
+    )
+    return no_target(", ".join(asked) if isinstance(asked, list) else str(asked), leaves)
