@@ -115,7 +115,7 @@ def main(quickstart: Quickstart) -> None:
         "embedded": [_stamped(quickstart, "model"), _stamped(quickstart, "data")],
         "words": words,
     }
-    cost = "LoRA under ZeRO-3 on two processes, then merging: 4-6 minutes on 2 cores, 1 on a GPU"
+    cost = "LoRA under ZeRO-3 on two processes, then merging: 4-6 minutes on 2 idle cores"
     quickstart.once(
         "training", cost, inputs, lambda: _train(quickstart, words, inputs), quickstart.run.merged
     )

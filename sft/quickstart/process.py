@@ -91,5 +91,5 @@ def _lines(log: Path) -> list[str]:
 
 
 def _last(log: Path) -> str:
-    lines = _lines(log)
-    return lines[-1].strip() if lines else ""
+    lines = [line.strip() for line in _lines(log) if not line.startswith("WARNING")]
+    return lines[-1] if lines else ""

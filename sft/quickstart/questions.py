@@ -12,8 +12,8 @@ from sft.data.source import load_splits
 COUNT = 3
 # Of functions whose chats are held out, asked as the data asks.
 EMBEDDED = (
-    "What does `statistics.multimode` do in Python?",
-    "Explain `secrets.token_hex` from Python's standard library.",
+    "What does `secrets.token_hex` do in Python?",
+    "Explain `statistics.multimode` from Python's standard library.",
     "Which arguments does Python's `calendar.monthrange` take?",
 )
 LONGEST_PROMPT = 400  # characters of plain text that the model is to continue
