@@ -21,6 +21,7 @@ from typing import Any
 
 from sft.config.loader import load_run
 from sft.errors import ExitCode, UserError
+from sft.plan.hardware import detect
 from sft.quickstart import data, model, questions
 from sft.quickstart.environment import ROOT
 from sft.quickstart.process import run_logged, say
@@ -168,7 +169,16 @@ def _train(quickstart: Quickstart, words: list[str], inputs: dict[str, Any]) -> 
             _put_aside(run.output_dir)
     mark_finished(started, inputs)
     output_dir = run.output_dir.relative_to(quickstart.root)
-    command = ["launch", str(RECIPE), "--output_dir", str(output_dir), "--merge", *words, *resume]
+    command = [
+        "launch",
+        str(RECIPE),
+        "--output_dir",
+        str(output_dir),
+        "--merge",
+        *_processes(),
+        *words,
+        *resume,
+    ]
     say(f"      $ sft {' '.join(command)}")
     code = _foreground([sys.executable, "-P", "-m", "sft.cli.main", *command], quickstart.root)
     if code == ExitCode.STOPPED:
@@ -185,6 +195,12 @@ def _train(quickstart: Quickstart, words: list[str], inputs: dict[str, Any]) -> 
             "mend it, then run the same command again: the stages before this one are not repeated",
             exit_code=ExitCode(code) if code in set(ExitCode) else ExitCode.BUG,
         )
+
+
+def _processes() -> list[str]:
+    """Take both GPUs of a machine with two or more, the one of a machine with one; on CPU as the recipe has it."""
+    gpus = detect().gpus
+    return ["--processes_per_node", str(min(2, gpus))] if gpus else []
 
 
 def _was_stopped(run: RunDirectory) -> bool:
@@ -206,7 +222,8 @@ def _put_aside(directory: Path) -> None:
 
 def _foreground(command: list[str], directory: Path) -> int:
     """Run a command that has the terminal. Ctrl-C is for it; so is a signal that only reaches this process."""
-    process = subprocess.Popen(command, cwd=directory)
+    # stdout is for the answers: the path that a launch prints there goes to people here.
+    process = subprocess.Popen(command, cwd=directory, stdout=2)
     previous = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
