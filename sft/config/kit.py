@@ -97,7 +97,7 @@ class LaunchConfig(Section):
     gpus_per_node: PositiveInt | None = None
     """GPUs, each with one process, on every machine. Default: every GPU that this machine shows."""
     processes_per_node: PositiveInt | None = None
-    """Processes on every machine where there is no GPU."""
+    """Processes on every machine, where gpus_per_node does not say how many."""
     num_processes: PositiveInt | None = None
     """Processes over all machines (accelerate's key)."""
     strategy: Strategy | Literal["auto"] | None = None

@@ -8,10 +8,8 @@ that is repeated finds its files on the Hub and adds no second commit.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -31,12 +29,12 @@ from sft.hub.problems import busy_elsewhere, is_about_one_push, no_token, offlin
 from sft.hub.report import Delivered, DeliveryReport, out_of_time
 from sft.hub.select import NothingToPushError, Selection, checkpoint_folder, gone, select
 from sft.hub.settings import endpoint_from_environment, without_password
+from sft.parent import bind_to
 from sft.rundir import RunDirectory
 
 # The process may be inside a call that knows no deadline; this long after it, it is ended from outside.
 _GRACE_SECONDS = 2.0
 _LOCK_POLL_SECONDS = 0.2
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -192,13 +190,6 @@ def _is_news(run: RunDirectory, text: str) -> bool:
     return True
 
 
-def _die_with(parent: int) -> None:
-    """End with the process that started this one, even where that is killed."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(ExitCode.DONE)
-
-
 def _end_at(run: RunDirectory, seconds: float) -> None:
     """Report and leave at the time limit, whatever the upload is doing."""
     report = _report(run, out_of_time(run, seconds))
@@ -221,7 +212,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, metavar="PID", help="end with this process")
     arguments = parser.parse_args()
     if arguments.parent is not None:
-        _die_with(arguments.parent)
+        bind_to(arguments.parent)
     os.nice(10)
     run = RunDirectory(arguments.run_dir)
     if arguments.timeout is not None:

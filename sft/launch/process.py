@@ -1,122 +1,22 @@
 """Tie processes together, so that none outlives the run it belongs to.
 
 Three ties, all of Linux; elsewhere each does nothing:
-- a child dies with the process that started it (`start_bound`, and `die_with_parent` in each rank);
+- a child dies with the process that started it (`start_bound`, and `sft.parent.die_with_parent` in each rank);
 - the supervisor adopts the orphans among its descendants (`adopt_orphans`), so that it still finds them;
 - what is left of them is ended, politely first (`end_processes`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
-# prctl's numbers, from linux/prctl.h.
-SET_DEATH_SIGNAL = 1
-GET_DEATH_SIGNAL = 2
-SET_CHILD_SUBREAPER = 36
-GET_CHILD_SUBREAPER = 37
-
-# Says which process supervises a run: "pid boot-id pid-namespace".
-SUPERVISOR_VARIABLE = "SFT_SUPERVISOR"
-# One of these is set in every process that a launcher started. A rank started from a shell has none, and is
-# left alone: it must not die when `nohup` was meant to keep it after the shell is gone.
-LAUNCHER_VARIABLES = ("SFT_SUPERVISED", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-
-LINUX = sys.platform == "linux"
-# Loaded here, because loading a library between fork and exec is not safe.
-_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
-if _libc is not None:
-    _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-_forking = threading.local()
-_children_are_bound = False
-
-
-def _prctl(option: int, value: int) -> None:
-    """Call prctl(2); it fails only on kernels older than Python 3.11 runs on."""
-    if _libc is not None and _libc.prctl(option, value, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"prctl({option}): {os.strerror(error)}")
-
-
-def _prctl_get(option: int) -> int:
-    value = ctypes.c_int(0)
-    _prctl(option, ctypes.addressof(value))
-    return value.value
-
-
-def _namespace() -> str:
-    """Name the process-id space of this process, so that a pid of another host is not looked up here."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-
-
-def supervisor_tag() -> str:
-    """Name this process for `SUPERVISOR_VARIABLE`."""
-    return f"{os.getpid()} {_namespace()}" if LINUX else str(os.getpid())
-
-
-def _is_dead(tag: str) -> bool:
-    """Say whether the process of a tag has ended; False where it lived in another pid space."""
-    pid, _, namespace = tag.partition(" ")
-    if namespace != _namespace():
-        return False
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return status.rpartition(")")[2].split()[0] in "ZX"
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the process that started it dies. Call it first in every rank.
-
-    Children that this process then forks from its main thread (DataLoader workers) are bound to it likewise.
-    Nothing is done in a rank that was started from a shell, without a launcher.
-    """
-    if not LINUX or not any(name in os.environ for name in LAUNCHER_VARIABLES):
-        return
-    parent = os.getppid()
-    _prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
-    # The parent may have died before the call above, and then nothing would ever come. That it is 1 says
-    # nothing: in a container 1 may be the launcher.
-    tag = os.environ.get(SUPERVISOR_VARIABLE)
-    if os.getppid() != parent or (tag is not None and _is_dead(tag)):
-        os.kill(os.getpid(), signal.SIGKILL)
-    _bind_forked_children()
-
-
-def _bind_forked_children() -> None:
-    global _children_are_bound
-    if _children_are_bound:
-        return
-    _children_are_bound = True
-
-    # The kernel sends the signal when the *thread* that forked ends, so a child of a passing thread is not bound.
-    def before() -> None:
-        _forking.parent = os.getpid() if threading.get_native_id() == os.getpid() else None
-
-    def after_in_child() -> None:
-        if _forking.parent is not None:
-            _bind_to(_forking.parent)
-
-    os.register_at_fork(before=before, after_in_child=after_in_child)
-
-
-def _bind_to(parent: int) -> None:
-    """Die with `parent`, which forked this process; called right after the fork."""
-    _prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+from sft.parent import GET_CHILD_SUBREAPER, LINUX, SET_CHILD_SUBREAPER, bind_to, prctl, prctl_get
 
 
 def start_bound(
@@ -139,7 +39,7 @@ def start_bound(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=(lambda: _bind_to(parent)) if LINUX else None,
+        preexec_fn=(lambda: bind_to(parent)) if LINUX else None,
     )
 
 
@@ -149,12 +49,12 @@ def adopt_orphans() -> Iterator[None]:
     if not LINUX:
         yield
         return
-    before = _prctl_get(GET_CHILD_SUBREAPER)
-    _prctl(SET_CHILD_SUBREAPER, 1)
+    before = prctl_get(GET_CHILD_SUBREAPER)
+    prctl(SET_CHILD_SUBREAPER, 1)
     try:
         yield
     finally:
-        _prctl(SET_CHILD_SUBREAPER, before)
+        prctl(SET_CHILD_SUBREAPER, before)
 
 
 def descendants(besides: frozenset[int] = frozenset()) -> list[Any]:

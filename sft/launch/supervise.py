@@ -24,16 +24,15 @@ from typing import Any, TextIO
 from sft.errors import ExitCode, Problem
 from sft.events import EventFollower, EventLog
 from sft.launch.process import (
-    SUPERVISOR_VARIABLE,
     adopt_orphans,
     descendants,
     end_processes,
     start_bound,
-    supervisor_tag,
 )
 from sft.launch.screen import Screen, report
 from sft.launch.stop import StopRequests
 from sft.launch.verdict import Ending, Verdict, judge, read_from, read_object, read_states
+from sft.parent import SUPERVISOR_VARIABLE, supervisor_tag
 from sft.rundir import RunDirectory
 
 POLL_SECONDS = 0.15
@@ -63,7 +62,7 @@ def supervise(
     it failed of its own.
 
     Args:
-        command: starts all `ranks` ranks; they die with their parent (`sft.launch.process.die_with_parent`).
+        command: starts all `ranks` ranks; they die with their parent (`sft.parent.die_with_parent`).
         environment: the whole environment of the command, to which the supervisor's own variables are added.
         stop_grace_seconds: how long the ranks may take to stop in order.
         kill_grace_seconds: how long a process may take to end after SIGTERM, before SIGKILL.

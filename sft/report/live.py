@@ -10,7 +10,6 @@ session replays from the first event.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.events import EventFollower, EventLog
+from sft.parent import bind_to
 from sft.report.history import History
 from sft.report.network import wandb_offline
 from sft.report.sync import Busy, claimed, deliver, first_line, sync_command
@@ -28,7 +28,6 @@ from sft.report.trackers import TITLES, TRACKERS
 from sft.rundir import RunDirectory
 
 FINISH_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
 _COMMAND = (sys.executable, "-P", "-m", "sft.report.live")
 
 
@@ -98,17 +97,10 @@ def show(run: RunDirectory, view: str) -> None:
         note(run, view, first_line(error).rstrip("."))
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel to end this process with its parent; leave now if the parent is gone already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run as the process beside rank 0."""
     output_dir, view, parent = arguments
-    _die_with(int(parent))
+    bind_to(int(parent))
     # A stop is the ranks' business: this process leaves after their end event, or with them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

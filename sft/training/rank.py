@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from sft.errors import ExitCode, Problem, UserError
-from sft.launch.process import die_with_parent
+from sft.parent import die_with_parent
 from sft.rundir import RunDirectory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

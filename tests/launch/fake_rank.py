@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from sft.events import EventLog
-from sft.launch.process import die_with_parent
+from sft.parent import die_with_parent
 from sft.rundir import RunDirectory
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

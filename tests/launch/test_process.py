@@ -22,7 +22,7 @@ from tests.launch.supervised import wait_for
 # A parent that starts a child which binds itself, prints the child's pid, and is then killed.
 PARENT = """\
 import os, subprocess, sys, time
-code = "from sft.launch.process import die_with_parent; die_with_parent(); print('bound', flush=True); import time; time.sleep(60)"
+code = "from sft.parent import die_with_parent; die_with_parent(); print('bound', flush=True); import time; time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -61,7 +61,7 @@ def test_a_process_started_from_a_shell_outlives_it() -> None:
 
 def test_a_rank_whose_supervisor_is_dead_already_does_not_begin() -> None:
     code = (
-        "import os, subprocess, sys; from sft.launch.process import *;"
+        "import os, subprocess, sys; from sft.parent import *;"
         "dead = subprocess.Popen(['true']); dead.wait();"
         "os.environ[SUPERVISOR_VARIABLE] = supervisor_tag().replace(str(os.getpid()), str(dead.pid), 1);"
         "os.environ['SFT_SUPERVISED'] = '1'; die_with_parent(); print('began')"
