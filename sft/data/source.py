@@ -6,6 +6,10 @@ a local file. How rows become tokens is decided elsewhere.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,7 @@ BUILDERS = {
     ".arrow": "arrow",
     ".txt": "text",
 }
+NO_ROWS = re.compile(r'Instruction "(\w+)" corresponds to no data')
 TRAINABLE = ("messages", "conversations", "prompt", "text", "input_ids")
 """A row can be trained if it has one of these columns, or dataset_text_field, or is formatted by the user."""
 
@@ -44,7 +49,7 @@ def _load(name: str, configuration: str | None, streaming: bool) -> DatasetDict 
     import datasets
 
     path = Path(name)
-    try:
+    with _refusals(name):
         if path.is_file():
             builder = BUILDERS.get(path.suffix.lower())
             if builder is None:
@@ -61,28 +66,60 @@ def _load(name: str, configuration: str | None, streaming: bool) -> DatasetDict 
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../"))):
             raise UserError(f"there is no data set at {name}", where="dataset_name", fix="check the path")
         return datasets.load_dataset(name, name=configuration, streaming=streaming)
-    except UserError:
-        raise
+
+
+@contextmanager
+def _refusals(name: str, key: str = "dataset_name") -> Iterator[None]:
+    """Turn what `datasets` raises for a data set that cannot be had into problems that the user can mend."""
+    import datasets
+
+    try:
+        yield
+    except StopIteration as error:  # of its own, where the first file of a data set is empty
+        raise _no_rows(name, "train", key) from error
     except ConnectionError as error:
         raise UserError(
             f"the data set {name} is not in the cache and the Hub cannot be reached: {_first_line(error)}",
-            where="dataset_name",
+            where=key,
             fix="fetch it where there is a network, or name a local file",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+        empty = NO_ROWS.search(str(error))
+        if empty:
+            raise _no_rows(name, empty[1], key) from error
         raise UserError(
             f"the data set {name} cannot be loaded: {_first_line(error)}",
-            where="dataset_name",
+            where=key,
             fix="check the name, its configuration (dataset_config) and your access to it",
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
-        cause = error.__cause__ or error
         raise UserError(
-            f"the data set {name} cannot be read: {_first_line(cause)}",
-            where="dataset_name",
+            f"the data set {name} cannot be read: {_first_line(error.__cause__ or error)}",
+            where=_broken_line(Path(name)) or key,
             fix="mend the file",
         ) from error
+
+
+def _no_rows(name: str, split: str, key: str) -> UserError:
+    what = f"the data set {name} has no rows in its split {split!r}"
+    return UserError(what, where=key, fix="add rows, or remove the empty file")
+
+
+def _broken_line(path: Path) -> str | None:
+    """Find the first line of a local file, or of a directory's, that is no JSON: the library names a block."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    for file in files:
+        if file.suffix.lower() != ".jsonl":
+            continue
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    json.loads(line)
+                except json.JSONDecodeError:
+                    if line.strip():
+                        return f"{file}:{number}"
+    return None
 
 
 def _load_mixture(mixture: DatasetMixtureConfig) -> Any:
@@ -91,14 +128,15 @@ def _load_mixture(mixture: DatasetMixtureConfig) -> Any:
 
     parts = []
     for part in mixture.datasets:
-        loaded = datasets.load_dataset(
-            part.path,
-            name=part.name,
-            data_dir=part.data_dir,
-            data_files=part.data_files,
-            split=part.split,
-            streaming=mixture.streaming,
-        )
+        with _refusals(part.path, "datasets"):
+            loaded = datasets.load_dataset(
+                part.path,
+                name=part.name,
+                data_dir=part.data_dir,
+                data_files=part.data_files,
+                split=part.split,
+                streaming=mixture.streaming,
+            )
         parts.append(loaded.select_columns(part.columns) if part.columns else loaded)
     fractions = [part.fraction for part in mixture.datasets]
     if any(fraction is not None for fraction in fractions):

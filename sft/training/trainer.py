@@ -121,9 +121,6 @@ def build_trainer(
     Raises:
         UserError: a library refuses a setting, the model is not there, or a LoRA target matches nothing.
     """
-    formatting = (
-        load_object(config.kit.formatting_func, "formatting_func") if config.kit.formatting_func else None
-    )
     metrics = (
         load_object(config.kit.compute_metrics, "compute_metrics") if config.kit.compute_metrics else None
     )
@@ -138,7 +135,6 @@ def build_trainer(
                 eval_dataset=test_split,
                 quantization_config=quantization_config(config),
                 peft_config=adapter,
-                formatting_func=formatting,
                 compute_metrics=metrics,
                 callbacks=[*callbacks, *user_callbacks(config)],
             )

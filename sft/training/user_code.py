@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sft.errors import UserError
@@ -21,26 +24,44 @@ def load_object(reference: str, key: str) -> Any:
     if not colon or not source or not name:
         raise UserError(f"{reference!r} names nothing", where=key, fix="write file.py:name or module:name")
     try:
-        if source.endswith(".py"):
-            path = Path(source)
-            if not path.is_file():
-                raise UserError(f"there is no file {source}", where=key, fix="check the path")
-            module_name = f"user_{path.stem}"
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
+        module = _run_file(Path(source), key) if source.endswith(".py") else importlib.import_module(source)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{source} cannot be imported: {type(error).__name__}: {error}", where=key, fix="mend the file"
+            f"{source} cannot be imported: {type(error).__name__}: {error}",
+            where=_place(error, Path(source)) or key,
+            fix="mend the file",
         ) from error
     if not hasattr(module, name):
         names = ", ".join(item for item in vars(module) if not item.startswith("_")) or "nothing"
         raise UserError(f"{source} has no {name}", where=key, fix=f"it has: {names}")
     return getattr(module, name)
+
+
+def _run_file(path: Path, key: str) -> ModuleType:
+    """Run a file as a module of its own, once: what two names of it share must be the same thing."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}", where=key, fix="check the path")
+    module_name = f"user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _place(error: Exception, path: Path) -> str | None:
+    """Return the last line of the file that the error passed through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"{path}:{error.lineno}"
+    lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else None

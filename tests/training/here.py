@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def train_here(directory: Path, settings: Mapping[str, Any], *words: str) -> Tra
         UserError: as a rank would; `sft.training.rank.explain` turns it into the exit code.
     """
     import sft.training.trainer
+    import sft.training.unused
     from sft.training.rank import Rank
     from sft.training.train import train
 
@@ -73,17 +75,22 @@ def train_here(directory: Path, settings: Mapping[str, Any], *words: str) -> Tra
         return kept[0]
 
     sft.training.trainer.build_trainer = build_and_keep
+    # A rank hides packages for the rest of its process; this one has other tests to run.
+    leave_out, sft.training.unused.leave_out = sft.training.unused.leave_out, lambda config: None
     try:
         train(loaded, Rank(loaded.config.run), None)
     finally:
         sft.training.trainer.build_trainer = build
+        sft.training.unused.leave_out = leave_out
         forget_accelerate()
         gc.collect()
     return Trained(loaded.config.run, kept[0])
 
 
 def forget_accelerate() -> None:
-    """Reset what accelerate keeps of a process, so that the next run decides afresh."""
+    """Reset what accelerate keeps of a process, its environment too, so that the next run decides afresh."""
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     AcceleratorState._reset_state(True)
