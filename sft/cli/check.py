@@ -10,7 +10,9 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file; then --key value overrides")
+    parser.add_argument(
+        "run_file", metavar="RUN.yaml", type=Path, help="the run file; then --key value overrides"
+    )
     parser.add_argument("--json", action="store_true", help="print settings, sources and plan as JSON")
 
 

@@ -16,7 +16,9 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
-    parser.add_argument("--dry-run", action="store_true", help="write the configuration, print the command, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write the configuration, print the command, and stop"
+    )
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
