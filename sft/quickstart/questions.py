@@ -12,9 +12,9 @@ from sft.data.source import load_splits
 COUNT = 3
 # Of functions whose chats are held out, asked as the data asks.
 EMBEDDED = (
-    "What does `secrets.token_hex` do in Python?",
-    "Explain `statistics.multimode` from Python's standard library.",
-    "Which arguments does Python's `calendar.monthrange` take?",
+    "How do I use Python's `shutil.move`?",
+    "What does `tempfile.mkstemp` do in Python?",
+    "Which arguments does Python's `secrets.token_hex` take?",
 )
 LONGEST_PROMPT = 400  # characters of plain text that the model is to continue
 
