@@ -99,7 +99,10 @@ def main(behaviour: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "lose its peer":
             pids = RUN.kit / "pids-1"
-            while not pids.exists() or Path(f"/proc/{pids.read_text().split()[0]}/cmdline").read_bytes():
+            # The file may be there and not yet written.
+            while not pids.exists() or not (said := pids.read_text().split()):
+                time.sleep(0.01)
+            while Path(f"/proc/{said[0]}/cmdline").read_bytes():
                 time.sleep(0.01)
             say(
                 status="failed", exit_code=1, time=time.time(), what="RuntimeError: Connection closed by peer"
