@@ -54,8 +54,9 @@ class Plan(Arrangement):
         plural = "" if self.processes == 1 else "es" if self.device == "cpu" else "s"
         where = f" on {self.nodes} machines" if self.nodes > 1 else ""
         batch = self.batch
+        precision = "no mixed" if self.mixed_precision == "no" else self.mixed_precision
         return [
-            f"{self.strategy.value} on {self.processes} {device}{plural}{where}, {self.mixed_precision} precision",
+            f"{self.strategy.value} on {self.processes} {device}{plural}{where}, {precision} precision",
             f"{batch.total} rows a step = per_device_train_batch_size {batch.micro_batch} x "
             f"gradient_accumulation_steps {batch.accumulation} x {batch.processes} "
             f"{'process' if batch.processes == 1 else 'processes'}",

@@ -57,6 +57,7 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
         self._began = (0.0, 0)
         self._last = (0.0, 0.0)
         self._seen = (0, 0)
+        self._evaluation_began: float | None = None
 
     def watch(self, trainer: Any) -> None:
         """Give it the trainer, which knows the trained tokens."""
@@ -132,16 +133,19 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Say that an evaluation goes on."""
-        if not getattr(self, "_evaluating", False):
-            self._evaluating = True
+        if self._evaluation_began is None:
+            self._evaluation_began = time.monotonic()
             self._reporter.phase("evaluate")
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Do not count the evaluation as training time."""
-        self._evaluating = False
-        self._last = (time.monotonic(), float(self._trainer.trained_tokens))
+        now = time.monotonic()
+        if self._evaluation_began is not None:
+            self._began = (self._began[0] + now - self._evaluation_began, self._began[1])
+            self._evaluation_began = None
+        self._last = (now, float(self._trainer.trained_tokens))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
