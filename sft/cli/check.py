@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 TAKES_OVERRIDES = True
 
@@ -36,9 +37,18 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         }
         print(json.dumps(document, indent=2))
         return 0
-    for key, value in checked.loaded.config.settings().items():
-        for name, item in value.items() if key == "launch" else [(None, value)]:
-            full = f"launch.{name}" if name else key
-            print(f"{full}: {item}  ({checked.loaded.where(full)})")
+    for key, value in _flat(checked.loaded.config.settings()).items():
+        print(f"{key}: {value}  ({checked.loaded.where(key)})")
     print("\n".join(checked.plan.describe()))
     return 0
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name the members of `launch:` and `slurm:` as they are named where they were set."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in ("launch", "slurm"):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
