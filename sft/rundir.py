@@ -31,6 +31,11 @@ class RunDirectory:
         return self.kit / "run.yaml"
 
     @property
+    def sources_json(self) -> Path:
+        """Where each of its keys was set: `run.yaml:14`, `--learning_rate`."""
+        return self.kit / "sources.json"
+
+    @property
     def plan_json(self) -> Path:
         """The plan that was launched."""
         return self.kit / "plan.json"

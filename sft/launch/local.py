@@ -56,6 +56,7 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
     prepared = Prepared(run, command, environment)
     texts = {
         run.run_yaml: _run_yaml(loaded, written_by),
+        run.sources_json: json.dumps(loaded.sources, indent=2) + "\n",
         run.plan_json: plan.to_json(),
         run.environment_json: json.dumps(_versions(), indent=2) + "\n",
         run.accelerate_yaml: files.accelerate_yaml,

@@ -61,7 +61,7 @@ class Rank:
             exit_code=int(code),
             time=time.time(),
             what=problem.what,
-            where=problem.where,
+            where=self._place(problem.where),
             fix=problem.fix,
         )
         if isinstance(error, UserError):
@@ -77,6 +77,14 @@ class Rank:
     def phase(self, name: str) -> None:
         """Say what this rank is doing."""
         self._write(status="running", phase=name)
+
+    def _place(self, where: str | None) -> str | None:
+        """Say where a key was set in the user's own file; the ranks read the resolved one."""
+        path = self.run.sources_json
+        if not self.supervised or where is None or not path.exists():
+            return where
+        sources: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return f"{where} ({sources[where]})" if where in sources else where
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._state["pid"]:

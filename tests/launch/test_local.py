@@ -98,7 +98,7 @@ def test_dry_run_writes_the_configuration_and_prints_a_command_that_runs(
     dry = launch(tmp_path / "run", settings, "--dry-run")
     assert dry.code == 0
     assert sorted(path.name for path in dry.run.kit.iterdir()) == [
-        "accelerate.yaml", "environment.json", "launch.sh", "plan.json", "run.yaml",
+        "accelerate.yaml", "environment.json", "launch.sh", "plan.json", "run.yaml", "sources.json",
     ]  # fmt: skip
     assert dry.stdout.count("\n") == 1
     pasted = subprocess.run(
@@ -113,12 +113,12 @@ def test_dry_run_writes_the_configuration_and_prints_a_command_that_runs(
 def test_a_problem_that_only_the_ranks_can_see_ends_with_its_code_and_no_traceback(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    failed = launch(tmp_path / "run", settings | {"eval_strategy": "steps"})
+    failed = launch(tmp_path / "run", settings | {"eval_strategy": "steps", "dataset_test_split": "held_out"})
     assert failed.code == 2
     assert "Traceback" not in failed.stderr
     assert failed.stderr.splitlines()[-4:-1] == [
-        "the data set has no split 'test'",
-        "  where: dataset_test_split",
+        "the data set has no split 'held_out'",
+        f"  where: dataset_test_split ({tmp_path}/run.yaml:3)",
         "  fix:   set dataset_test_split to one of: train; or set eval_strategy: no",
     ]
     assert json.loads(failed.run.outcome_json.read_text())["exit_code"] == 2
