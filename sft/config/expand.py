@@ -17,6 +17,7 @@ PATH_KEYS = frozenset(
         "datasets",
         "output_dir",
         "chat_template_path",
+        "data_cache",
         "resume_from_checkpoint",
         "callbacks",
         "formatting_func",

@@ -69,6 +69,29 @@ class KitConfig(Section):
     """Trainer callbacks of your own, each as file.py:Name or module:Name."""
     formatting_func: str | None = None
     """A function of your own from a row to the text to train on, as file.py:name or module:name."""
+    dataset_mapping: str | dict[str, str] | None = None
+    """How rows of other columns become prompt and completion, or a chat: templates with {column}s under prompt,
+    completion, system, user, assistant or text, a column's name under messages or tools, or a function of your
+    own from a row to a row, as file.py:name or module:name."""
+    validation_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the training rows that is held out for evaluation. Always the same rows, whatever the seed."""
+    chat_template: str | None = None
+    """A chat template of your own, as text, in place of the tokenizer's. chat_template_path names a file."""
+    special_tokens_in_content: Literal["text", "refuse"] = "text"
+    """What becomes of rows whose content spells a special token: tokenized as the text that it is, or dropped."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """What a malformed row does (a missing column, a wrong type, an unknown role): refuse the run, or be dropped
+    and counted."""
+    max_cut_answers: float = Field(default=0.2, ge=0, le=1)
+    """Share of the rows whose answer max_length may cut before the run is refused."""
+    strict_data: bool = False
+    """Refuse the run if any row would be dropped."""
+    data_cache: str | None = None
+    """Where prepared data is kept. Default: $SFT_CACHE, else $XDG_CACHE_HOME/sft, else ~/.cache/sft. The compute
+    nodes must see it."""
+    tokenizer_backend: Literal["auto", "transformers"] = "auto"
+    """Which tokenizer prepares the data: the model's tokenizer.json itself, or what transformers makes of it,
+    which loads torch."""
     compute_metrics: str | None = None
     """A function of your own from transformers' EvalPrediction to a mapping of metrics, as file.py:name or
     module:name."""
