@@ -9,8 +9,8 @@ from trl.data_utils import is_conversational
 
 from sft.config.run import RunConfig
 from sft.data.source import check_columns, load_splits, pick_split
+from sft.data.user_code import load_object
 from sft.errors import UserError
-from sft.training.user_code import load_object
 
 
 def load_training_data(config: RunConfig) -> tuple[Any, Any | None]:

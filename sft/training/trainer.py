@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from trl import SFTTrainer
 
 from sft.config.run import RunConfig
+from sft.data.user_code import load_object
 from sft.errors import ExitCode, UserError
 from sft.training.adapter import (
     check_saved_modules,
@@ -21,7 +22,6 @@ from sft.training.adapter import (
     upcast_frozen,
 )
 from sft.training.arguments import peft_config, quantization_config
-from sft.training.user_code import load_object
 
 
 class CountingTrainer(SFTTrainer):  # type: ignore[misc]

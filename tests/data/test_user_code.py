@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sft.data.user_code import load_object
 from sft.errors import ExitCode, UserError
-from sft.training.user_code import load_object
 
 
 @pytest.fixture
