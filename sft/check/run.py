@@ -36,7 +36,7 @@ def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware |
     if problems:
         raise UserError.of(_placed(problem, loaded) for problem in problems)
     require_packages(loaded.config)
-    return CheckedRun(loaded, plan, loaded.notes, tuple(_warnings(loaded)))
+    return CheckedRun(loaded, plan, (*loaded.notes, *plan.notes), tuple(_warnings(loaded)))
 
 
 def _hub_problems(loaded: LoadedRun) -> list[Problem]:

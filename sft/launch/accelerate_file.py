@@ -233,14 +233,26 @@ def launch_files(plan: Plan, run: RunDirectory, command: str) -> AccelerateFiles
     if plan.accelerate_file is None:
         return render(arrangement, command=command, deepspeed_path=deepspeed_path)
     own = read_own_file(plan.accelerate_file)
-    deepspeed = plain(own.deepspeed.root) if own.deepspeed is not None else None
+    deepspeed = _with_batch(plain(own.deepspeed.root), plan) if own.deepspeed is not None else None
     if own.accelerate is None:
         return render(arrangement, command=command, deepspeed_path=deepspeed_path, deepspeed=deepspeed)
     return _own_copy(arrangement, own, deepspeed, deepspeed_path, command)
 
 
+def _with_batch(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Put the batch of this launch in place of numbers; "auto" stays."""
+    numbers = {
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+    }
+    return {
+        key: numbers[key] if key in numbers and isinstance(value, int) else value
+        for key, value in settings.items()
+    }
+
+
 def _own_copy(
-    arrangement: Arrangement,
+    arrangement: Plan,
     own: OwnFile,
     deepspeed: dict[str, Any] | None,
     deepspeed_path: str,
@@ -266,7 +278,9 @@ def _own_copy(
         copied["main_process_port"] = 0
     if deepspeed is not None:
         copied["deepspeed_config"]["deepspeed_config_file"] = deepspeed_path
-    elif arrangement.mixed_precision != "auto":
+    elif isinstance(copied.get("deepspeed_config"), dict):
+        copied["deepspeed_config"] = _with_batch(copied["deepspeed_config"], arrangement)
+    if deepspeed is None and arrangement.mixed_precision != "auto":
         copied["mixed_precision"] = arrangement.mixed_precision
     text = io.StringIO()
     writer = YAML(typ="rt")

@@ -14,6 +14,7 @@ from sft.errors import ExitCode, UserError
 from sft.plan.arrangement import Arrangement, Device
 from sft.plan.batch import Batch, divide
 from sft.plan.hardware import Hardware
+from sft.plan.joined import one_row_at_a_time
 from sft.plan.own_launch import disagreements, with_own_file
 
 
@@ -26,6 +27,19 @@ class Plan(Arrangement):
     threads_per_process: int | None = None
     accelerate_file: str | None = None
     """A file of the user's own, which stands in for the generated one."""
+    joined_rows: int = 1
+    """Rows a micro-batch that would have been joined into one; the accumulation holds them as a factor."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what was decided otherwise than the run file has it."""
+        if self.joined_rows == 1:
+            return ()
+        return (
+            f"per_device_train_batch_size {self.joined_rows} x gradient_accumulation_steps"
+            f" {self.accumulation // self.joined_rows} is run as 1 x {self.accumulation}, the same rows and loss a"
+            " step: without FlashAttention, rows that are joined cost the square of their length",
+        )
 
     @property
     def batch(self) -> Batch:
@@ -161,9 +175,11 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
         where=loaded.where("total_train_batch_size"),
         device_word="GPUs" if device == "gpu" else "processes",
     )
+    # The user's file is held against the batch as it was asked for; its copy gets the numbers of the launch.
     problems = disagreements(loaded, own, batch) if own else []
     if problems:
         raise UserError.of(problems)
+    asked, batch = batch, one_row_at_a_time(config, batch)
     threads = launch.threads_per_process
     if threads is None and device == "cpu":
         threads = max(1, hardware.cpu_cores // per_node)
@@ -182,6 +198,7 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
         threads_per_process=threads,
         offload=launch.offload,
         accelerate_file=own.name if own and own.is_file else None,
+        joined_rows=asked.micro_batch // batch.micro_batch,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -11,8 +13,12 @@ import torch.distributed
 from sft.config.run import RunConfig
 from sft.errors import ExitCode, UserError
 from sft.plan.batch import Batch, divide
+from sft.plan.joined import one_row_at_a_time
 from sft.plan.plan import Plan
 from sft.training.rank import Rank
+
+BATCH_KEYS = ("gradient_accumulation_steps", "train_micro_batch_size_per_gpu")
+"""What DeepSpeed is told of the batch, where it is not left to the trainer."""
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
@@ -79,6 +85,8 @@ def promised_world(config: RunConfig, plan: Plan | None) -> World:
         processes,
         where="total_train_batch_size",
     )
+    if not _batch_is_fixed():
+        batch = one_row_at_a_time(config, batch)
     on_cpu = config.training.use_cpu or not torch.cuda.is_available()
     device = os.environ.get("ACCELERATE_TORCH_DEVICE") or ("cpu" if on_cpu else "cuda")
     return World(
@@ -88,6 +96,17 @@ def promised_world(config: RunConfig, plan: Plan | None) -> World:
         batch=batch,
         source="the launcher's environment",
     )
+
+
+def _batch_is_fixed() -> bool:
+    """Whether the accelerate file of a launch by hand fixes what the batch is made of; DeepSpeed then insists on it."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
+        return False
+    settings = {key: os.environ.get(f"ACCELERATE_{key.upper()}") for key in BATCH_KEYS}
+    file = Path(os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", ""))
+    if file.is_file():
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    return any(str(settings.get(key)).isdigit() for key in BATCH_KEYS)
 
 
 def assert_world(

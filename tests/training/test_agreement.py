@@ -132,3 +132,32 @@ def _one_of_two(index: int, meeting: str, answers: str) -> None:
 def test_two_ranks_agree_on_what_one_of_them_saw(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_one_of_two, (str(tmp_path / "meeting"), str(tmp_path / "answer")), nprocs=2)
     assert [(tmp_path / f"answer{index}").read_text() for index in (0, 1)] == ["(True, False, 1.0)"] * 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "batch"),
+    [
+        ({}, None, Batch(1, 8, 2)),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, None, Batch(1, 8, 2)),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"},
+            None,
+            Batch(8, 1, 2),
+        ),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, '{"gradient_accumulation_steps": "auto"}', Batch(1, 8, 2)),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, '{"gradient_accumulation_steps": 1}', Batch(8, 1, 2)),
+    ],
+)
+def test_by_hand_joined_rows_are_taken_singly_unless_deepspeed_was_told_another_number(
+    environment: dict[str, str],
+    settings: str | None,
+    batch: Batch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if settings is not None:
+        (tmp_path / "ds.json").write_text(settings)
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "ds.json"))
+    for name, value in {"WORLD_SIZE": "2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert promised_world(config_of("--packing", "true").config, None).batch == batch
