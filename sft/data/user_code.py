@@ -59,9 +59,25 @@ def _run_file(path: Path, key: str) -> ModuleType:
     return module
 
 
+def failing_line(error: Exception, function: Any, reference: str) -> str | None:
+    """Return the last line of the function's own file that its error passed through."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    source = reference.rpartition(":")[0]
+    line = _last_line(error, Path(code.co_filename))
+    return f"{source if source.endswith('.py') else code.co_filename}:{line}" if line else None
+
+
 def _place(error: Exception, path: Path) -> str | None:
     """Return the last line of the file that the error passed through."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == path.resolve():
         return f"{path}:{error.lineno}"
-    lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else None
+    line = _last_line(error, path)
+    return f"{path}:{line}" if line else None
+
+
+def _last_line(error: Exception, path: Path) -> int | None:
+    steps = traceback.extract_tb(error.__traceback__)
+    lines = [step.lineno for step in steps if Path(step.filename).resolve() == path.resolve()]
+    return lines[-1] if lines else None
