@@ -1,197 +1,107 @@
-"""Find and load the data sets that a run file names, split by split. No torch.
+"""The two splits of a run, as files and the rows of them that belong to each. No torch, and nothing is loaded.
 
-What a name may be: an id on the Hub, a directory that `datasets` reads, one that `save_to_disk` wrote, or
-a local file. How rows become tokens is decided elsewhere.
+Every data set is reduced to files here: what a name may be stands in `locate`, mixtures in `mixture`, split
+expressions in `splits`. How rows become tokens is decided elsewhere.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sft.errors import ExitCode, UserError
+from sft.data.block import Part, Split
+from sft.data.locate import Wanted, locate
+from sft.data.mixture import Mixture, from_trl, open_mixture, read_handbook_mixture
+from sft.data.readers import parse, read_blocks
+from sft.data.splits import Parts, hold_out, select
+
+# The way through `datasets`, for rows that are read while they are trained on.
+from sft.data.streaming import check_columns, load_splits, load_streaming, pick_split
+from sft.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
     from sft.config.library import DatasetMixtureConfig, ScriptArguments
 
-BUILDERS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
-NO_ROWS = re.compile(r'Instruction "(\w+)" corresponds to no data')
-TRAINABLE = ("messages", "conversations", "prompt", "text", "input_ids")
-"""A row can be trained if it has one of these columns, or dataset_text_field, or is formatted by the user."""
+__all__ = ["check_columns", "load_splits", "load_streaming", "open_splits", "pick_split"]
+
+ROWS_LOOKED_AT = 64
 
 
-def load_splits(script: ScriptArguments, mixture: DatasetMixtureConfig) -> Any:
-    """Load what the run file names, as TRL's own script does, local files too.
+def open_splits(
+    script: ScriptArguments,
+    mixture: DatasetMixtureConfig,
+    *,
+    evaluates: bool,
+    validation_fraction: float | None = None,
+    dataset_mixture: Mapping[str, Any] | None = None,
+) -> tuple[Split, Split | None]:
+    """Find the rows to train on and, where the run evaluates, those to test on.
 
+    A fraction to validate on is cut off the training rows by a fixed draw, whatever the run's seed; the rest is
+    trained on.
+
+    Args:
+        dataset_mixture: the mixture as alignment-handbook writes it, in place of the other two.
     Raises:
-        UserError: it is not there, cannot be read, or is on a Hub that cannot be reached.
+        UserError: a data set or split is not there or has no rows, or a file cannot be read.
     """
-    if mixture.datasets:
-        return _load_mixture(mixture)
-    assert script.dataset_name is not None
-    return _load(script.dataset_name, script.dataset_config, script.dataset_streaming)
+    mixed: Mixture | None = None
+    if dataset_mixture is not None:
+        mixed = read_handbook_mixture(dataset_mixture)
+    elif mixture.datasets:
+        mixed = from_trl(mixture)
+    if mixed is None:
+        assert script.dataset_name is not None
+        wanted = Wanted(script.dataset_name, "dataset_name", script.dataset_config)
+        splits: dict[str, Parts] = {
+            name: (Part(wanted.path, files),) for name, files in locate(wanted).items()
+        }
+    else:
+        splits = open_mixture(mixed)
+    key, order_seed = (mixed.key, mixed.order_seed) if mixed else ("dataset_name", None)
+    train = select(splits, script.dataset_train_split, "dataset_train_split")
+    test: Parts = ()
+    if evaluates and validation_fraction is not None:
+        _check_one_test_split(script, mixed)
+        train, test = hold_out(train, validation_fraction)
+    elif evaluates:
+        test = select(splits, script.dataset_test_split, "dataset_test_split")
+    _check_rows("train", train, key)
+    if not evaluates:
+        return Split("train", train, order_seed), None
+    _check_rows("test", test, key)
+    return Split("train", train, order_seed), Split("test", test, order_seed)
 
 
-def _load(name: str, configuration: str | None, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    import datasets
-
-    path = Path(name)
-    with _refusals(name):
-        if path.is_file():
-            builder = BUILDERS.get(path.suffix.lower())
-            if builder is None:
-                raise UserError(
-                    f"{name} is of no known kind of file",
-                    where="dataset_name",
-                    fix=f"use one of {', '.join(BUILDERS)}",
-                )
-            return datasets.load_dataset(builder, data_files=str(path), streaming=streaming)
-        if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(name)
-        if (path / "state.json").is_file():
-            return datasets.DatasetDict(train=datasets.load_from_disk(name))
-        if not path.exists() and (path.is_absolute() or name.startswith(("./", "../"))):
-            raise UserError(f"there is no data set at {name}", where="dataset_name", fix="check the path")
-        return datasets.load_dataset(name, name=configuration, streaming=streaming)
-
-
-@contextmanager
-def _refusals(name: str, key: str = "dataset_name") -> Iterator[None]:
-    """Turn what `datasets` raises for a data set that cannot be had into problems that the user can mend."""
-    import datasets
-
-    try:
-        yield
-    except StopIteration as error:  # of its own, where the first file of a data set is empty
-        raise _no_rows(name, "train", key) from error
-    except ConnectionError as error:
+def _check_one_test_split(script: ScriptArguments, mixed: Mixture | None) -> None:
+    other = "dataset_test_split" if "dataset_test_split" in script.model_fields_set else None
+    if mixed is not None and mixed.test_size is not None:
+        other = "test_split_size"
+    if other:
         raise UserError(
-            f"the data set {name} is not in the cache and the Hub cannot be reached: {_first_line(error)}",
-            where=key,
-            fix="fetch it where there is a network, or name a local file",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from error
-    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
-        empty = NO_ROWS.search(str(error))
-        if empty:
-            raise _no_rows(name, empty[1], key) from error
-        raise UserError(
-            f"the data set {name} cannot be loaded: {_first_line(error)}",
-            where=key,
-            fix="check the name, its configuration (dataset_config) and your access to it",
-        ) from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise UserError(
-            f"the data set {name} cannot be read: {_first_line(error.__cause__ or error)}",
-            where=_broken_line(Path(name)) or key,
-            fix="mend the file",
-        ) from error
-
-
-def _no_rows(name: str, split: str, key: str) -> UserError:
-    what = f"the data set {name} has no rows in its split {split!r}"
-    return UserError(what, where=key, fix="add rows, or remove the empty file")
-
-
-def _broken_line(path: Path) -> str | None:
-    """Find the first line of a local file, or of a directory's, that is no JSON: the library names a block."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
-    for file in files:
-        if file.suffix.lower() != ".jsonl":
-            continue
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    json.loads(line)
-                except json.JSONDecodeError:
-                    if line.strip():
-                        return f"{file}:{number}"
-    return None
-
-
-def _load_mixture(mixture: DatasetMixtureConfig) -> Any:
-    """Concatenate the parts as TRL's `get_dataset` does: `fraction` needs no oversampling."""
-    import datasets
-
-    parts = []
-    for part in mixture.datasets:
-        with _refusals(part.path, "datasets"):
-            loaded = datasets.load_dataset(
-                part.path,
-                name=part.name,
-                data_dir=part.data_dir,
-                data_files=part.data_files,
-                split=part.split,
-                streaming=mixture.streaming,
-            )
-        parts.append(loaded.select_columns(part.columns) if part.columns else loaded)
-    fractions = [part.fraction for part in mixture.datasets]
-    if any(fraction is not None for fraction in fractions):
-        parts = _apply_fractions(parts, fractions, mixture.streaming)
-    whole = datasets.concatenate_datasets(parts)
-    if mixture.test_split_size is not None and not mixture.streaming:
-        return whole.train_test_split(test_size=mixture.test_split_size)
-    kind = datasets.IterableDatasetDict if mixture.streaming else datasets.DatasetDict
-    return kind({"train": whole})
-
-
-def _apply_fractions(parts: list[Any], fractions: list[float | None], streaming: bool) -> list[Any]:
-    if streaming or any(fraction is None for fraction in fractions):
-        raise UserError(
-            "fraction must be set for every data set of a mixture, and not with streaming",
-            where="datasets",
-            fix="set fraction everywhere or nowhere",
+            f"validation_fraction and {other} both say which rows to test on",
+            where="validation_fraction",
+            fix="keep one",
         )
-    shares = [fraction / sum(f or 0.0 for f in fractions) for fraction in fractions if fraction is not None]
-    size = min(len(part) / share for part, share in zip(parts, shares, strict=True))
-    return [part.select(range(round(size * share))) for part, share in zip(parts, shares, strict=True)]
 
 
-def pick_split(splits: Any, name: str, key: str) -> Dataset | IterableDataset:
-    """Return one split.
-
-    Raises:
-        UserError: it is not there, or empty.
-    """
-    if name not in splits:
-        fix = f"set {key} to one of: {', '.join(map(str, splits))}"
-        if key == "dataset_test_split":
-            fix += "; or set eval_strategy: no"
-        raise UserError(f"the data set has no split {name!r}", where=key, fix=fix)
-    split = splits[name]
-    if hasattr(split, "__len__") and len(split) == 0:
-        raise UserError(f"the split {name!r} is empty", where=key, fix="name a split that has rows")
-    return split
-
-
-def check_columns(split: Any, text_field: str, formatted: bool) -> None:
-    """Refuse rows that nothing can be trained on, before a model is loaded.
-
-    Raises:
-        UserError: none of the columns that TRL trains on is there.
-    """
-    columns = split.column_names
-    if formatted or columns is None or text_field in columns or any(name in columns for name in TRAINABLE):
-        return
-    raise UserError(
-        f"the data set has none of the columns {', '.join(TRAINABLE)} or {text_field}; it has {', '.join(columns)}",
-        where="dataset_name",
-        fix="rename a column, set dataset_text_field, or give a formatting_func",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _check_rows(name: str, parts: Parts, key: str) -> None:
+    """Refuse a split of which some part has no rows or lacks a column, as far as its first rows tell."""
+    for part in parts:
+        # Of all its rows, not of those that it keeps: that there are such is known, and they may stand far in.
+        block = next(read_blocks(replace(part, keep=None), ROWS_LOOKED_AT), None)
+        if block is None or (part.keep is not None and not len(part.keep)):
+            what = f"the data set {part.name} has no rows in its split {name!r}"
+            raise UserError(what, where=key, fix="add rows, or name another split")
+        if part.columns is None:
+            continue
+        whole = replace(block, columns=None)
+        columns = list(
+            dict.fromkeys(column for _, row in islice(parse(whole), ROWS_LOOKED_AT) for column in row)
+        )
+        missing = [column for column in part.columns if column not in columns]
+        if missing:
+            what = f"the data set {part.name} has no column {missing[0]}; it has {', '.join(columns)}"
+            raise UserError(what, where=key, fix="name columns that it has")

@@ -6,7 +6,7 @@ not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,9 @@ def parse(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: a line is no JSON object.
     """
     columns = None if block.columns is None else frozenset(block.columns)
-    found: bytes | dict[str, Any]
-    for number, found in zip(block.numbers, block.rows, strict=True):
-        row = parse_line(block.file, number, found) if isinstance(found, bytes) else found
+    rows: Sequence[Any] = block.rows
+    for number, found in zip(block.numbers, rows, strict=True):
+        row: dict[str, Any] = parse_line(block.file, number, found) if isinstance(found, bytes) else found
         yield number, row if columns is None else {key: row[key] for key in row if key in columns}
 
 
