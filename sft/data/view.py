@@ -93,11 +93,15 @@ class ShownRow:
 
 
 def show_rows(
-    rows: Sequence[PreparedRow], speller: Speller, *, pad_to_multiple_of: int | None = None
+    rows: Sequence[PreparedRow],
+    speller: Speller,
+    *,
+    joined: bool = False,
+    pad_to_multiple_of: int | None = None,
 ) -> list[ShownRow]:
     """Spell the rows as the one micro-batch that the collator would make of them.
 
-    Packed rows are laid behind one another; others are padded to the longest.
+    Packed rows are laid behind one another, and others too where `joined`; else they are padded to the longest.
     """
     longest = max((len(row.input_ids) for row in rows), default=0)
     if pad_to_multiple_of:
@@ -107,7 +111,7 @@ def show_rows(
             row.number,
             tuple(_samples(row, speller)),
             packed=row.seq_lengths is not None,
-            padding=0 if row.seq_lengths is not None else longest - len(row.input_ids),
+            padding=0 if joined or row.seq_lengths is not None else longest - len(row.input_ids),
             cut=row.cut,
         )
         for row in rows
