@@ -15,6 +15,7 @@ PATH_KEYS = frozenset(
         "model_name_or_path",
         "dataset_name",
         "datasets",
+        "dataset_mixture",
         "output_dir",
         "chat_template_path",
         "data_cache",

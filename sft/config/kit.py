@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -73,6 +73,10 @@ class KitConfig(Section):
     """How rows of other columns become prompt and completion, or a chat: templates with {column}s under prompt,
     completion, system, user, assistant or text, a column's name under messages or tools, or a function of your
     own from a row to a row, as file.py:name or module:name."""
+    dataset_mixture: dict[str, Any] | None = None
+    """A mixture as alignment-handbook writes it, in place of dataset_name: `datasets`, each with `id` and, where
+    wanted, `config`, `split`, `columns` and `weight` (the share of its rows to take), beside them `seed` and
+    `test_split_size`."""
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Share of the training rows that is held out for evaluation. Always the same rows, whatever the seed."""
     chat_template: str | None = None

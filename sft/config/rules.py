@@ -41,9 +41,12 @@ def check_rules(
     if model.model_name_or_path is None:
         fix = "set model_name_or_path: a Hub id or a local directory"
         problem("no model is named", fix, "model_name_or_path")
-    if config.script.dataset_name is None and not config.mixture.datasets:
+    if config.script.dataset_name is None and not config.mixture.datasets and kit.dataset_mixture is None:
         fix = "set dataset_name: a Hub id or a local file or directory"
-        problem("no data set is named", fix, "dataset_name", "datasets")
+        problem("no data set is named", fix, "dataset_name", "datasets", "dataset_mixture")
+    for key, given in (("dataset_name", config.script.dataset_name), ("datasets", config.mixture.datasets)):
+        if given and kit.dataset_mixture is not None:
+            problem(f"dataset_mixture and {key} both name the data", "keep one", "dataset_mixture", key)
     if model.load_in_4bit and model.load_in_8bit:
         problem("load_in_4bit and load_in_8bit are both set", "keep one", "load_in_8bit", "load_in_4bit")
     elif config.is_quantized and not model.use_peft:
