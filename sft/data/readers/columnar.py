@@ -66,7 +66,7 @@ def _opened(file: SourceFile, format: str) -> Iterator[IO[bytes]]:
         try:
             yield stream
         except (pyarrow.ArrowException, OSError) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
             what = f"the file is no {format} file, or is damaged or cut off: {told}"
             raise refuse(file, what, AGAIN) from error
 

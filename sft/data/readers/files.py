@@ -88,11 +88,11 @@ def explained(file: SourceFile) -> Iterator[None]:
             raise refuse(
                 file, "the file is not gzip, as its name says", "remove .gz from its name"
             ) from error
-        raise refuse(file, f"the gzip file is damaged: {error}", AGAIN) from error
+        raise refuse(file, "the gzip file is damaged", AGAIN) from error
     except EOFError as error:
         raise refuse(file, "the gzip file is cut off", AGAIN) from error
     except zlib.error as error:
-        raise refuse(file, "the gzip file is damaged: its data cannot be unpacked", AGAIN) from error
+        raise refuse(file, "the gzip file is damaged", AGAIN) from error
     except OSError as error:
         if file.compression == "zstd" and "Truncated" in str(error):
             raise refuse(file, "the zstd file is cut off", AGAIN) from error

@@ -229,7 +229,7 @@ def _explain(error: json.JSONDecodeError) -> tuple[str, str]:
         )
     if error.msg.startswith("Unterminated string"):
         return "a text is not closed", "close its quotes"
-    return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting"), "mend it"
+    return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting"), "mend the line"
 
 
 def _limit(error: Exception) -> str:
