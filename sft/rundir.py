@@ -46,6 +46,11 @@ class RunDirectory:
         return self.kit / "environment.json"
 
     @property
+    def data(self) -> Path:
+        """What became of the rows: summary.json, dropped.jsonl, truncated.jsonl."""
+        return self.kit / "data"
+
+    @property
     def accelerate_yaml(self) -> Path:
         """The accelerate configuration that was launched."""
         return self.kit / "accelerate.yaml"

@@ -1,0 +1,299 @@
+"""Samples to tokens, with a mask of the tokens that carry loss, truncated as the run says.
+
+Which characters are trained is decided on the text; a token carries loss if it holds any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenizers import Encoding, Tokenizer
+
+from sft.data import special_text
+from sft.data.masks import mask_by_offsets, mask_of, without_marks
+from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text, Tokens
+from sft.data.spans import Masker, message_spans, unproven
+from sft.data.template import ChatTemplate, Span
+from sft.data.tokenizer import TokenizerFiles
+
+Answer = Literal["whole", "cut", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """What decides a row's tokens and its mask; the keys are the run file's.
+
+    Attributes:
+        completion_only_loss: None trains the completion of rows that have one.
+        max_length: tokens a row may have; None for no limit, and where packing splits long rows.
+    """
+
+    assistant_only_loss: bool = False
+    completion_only_loss: bool | None = None
+    max_length: int | None = None
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
+    special_tokens_in_content: Literal["text", "refuse"] = "text"
+    eos_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as tokens.
+
+    Attributes:
+        ids: int32, T tokens, truncated.
+        mask: T bytes, 1 where the token carries loss.
+        length: tokens before truncation.
+        cut: tokens that truncation took away.
+        answer: whether the tokens that carry loss survived it.
+        digest: 64 bits of the ids before truncation, to find duplicates by.
+        how: what the mask was found by.
+        special_text: the content spells a special token.
+        differs: the text is not what the model's own template renders (see `spans.Rendered`).
+    """
+
+    ids: array[int]
+    mask: bytearray
+    length: int
+    cut: int
+    answer: Answer
+    digest: int
+    how: str
+    special_text: bool = False
+    differs: bool = False
+
+
+@dataclass(slots=True)
+class _Drafted:
+    """A row between rendering and tokenizing: text, and the characters that carry loss (None for all)."""
+
+    text: str
+    spans: list[Span] | None
+    how: str
+    differs: bool = False
+    with_special_tokens: bool = False
+    special: special_text.SpecialText | None = None
+    """Set where the content spells a token; `text` has marks then, and so have the places in `spans`."""
+
+
+class Encoder:
+    """Turns samples into tokens. One a worker."""
+
+    def __init__(self, files: TokenizerFiles, settings: EncodeSettings) -> None:
+        self.tokenizer: Tokenizer = files.build()
+        self.files, self.settings = files, settings
+        self._maskers: dict[str, Masker] = {}
+        self._special: dict[str, special_text.SpecialText] = {}
+        self._eos = settings.eos_token or files.special.get("eos_token") or ""
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded | BadRow]:
+        """Tokenize rows together, which is faster than one by one; a bad row does not hold up the others."""
+        drafts: list[_Drafted | Encoded | BadRow] = []
+        for sample in samples:
+            try:
+                drafts.append(
+                    self._finish_tokens(sample) if isinstance(sample, Tokens) else self._draft(sample)
+                )
+            except BadRow as bad:
+                drafts.append(bad)
+        encodings: dict[int, Encoding] = {}
+        for special in (False, True):
+            chosen = [
+                (index, draft.text)
+                for index, draft in enumerate(drafts)
+                if isinstance(draft, _Drafted)
+                and draft.special is None
+                and draft.with_special_tokens is special
+            ]
+            found = self.tokenizer.encode_batch([text for _, text in chosen], add_special_tokens=special)
+            encodings.update(zip((index for index, _ in chosen), found, strict=True))
+        return [self._finish(draft, encodings.get(index)) for index, draft in enumerate(drafts)]
+
+    # --- text
+
+    def _draft(self, sample: Chat | PromptCompletion | Text) -> _Drafted:
+        settings = self.settings
+        if isinstance(sample, Chat):
+            return self._draft_chat(sample)
+        if isinstance(sample, Text):
+            return _Drafted(self._ended(sample.text), None, "all of the text", with_special_tokens=True)
+        text = sample.prompt + self._ended(sample.completion)
+        if settings.completion_only_loss is False:
+            return _Drafted(text, None, "prompt and completion", with_special_tokens=True)
+        return _Drafted(text, [(len(sample.prompt), len(text))], "the completion", with_special_tokens=True)
+
+    def _ended(self, text: str) -> str:
+        """Put the end-of-sequence token behind a text that has none, as TRL does."""
+        return text if text.endswith(self._eos) else text + self._eos
+
+    def _draft_chat(self, chat: Chat) -> _Drafted:
+        masker = self._masker(bool(chat.tools))
+        special = self._special[masker.template.text]
+        spelled = special.spelled_in(chat)
+        if spelled and self.settings.special_tokens_in_content == "refuse":
+            raise special_text.refused()
+        draft = self._with_loss(masker, special.mark(chat) if spelled else chat)
+        if spelled:
+            draft.special = special
+            if special_text.bare(draft.text) != self._with_loss(masker, chat).text:
+                raise special_text.unclear("the template reads it")
+        return draft
+
+    def _with_loss(self, masker: Masker, chat: Chat) -> _Drafted:
+        """Render a conversation and choose the characters that carry loss."""
+        settings = self.settings
+        flagged = [index for index, trained in enumerate(chat.trained) if trained is not None]
+        differs = False
+        if settings.assistant_only_loss or flagged:
+            rendered = masker.render(chat)
+            text, spans, how, differs = rendered.text, rendered.spans, rendered.how, rendered.differs
+            if flagged:
+                spans = self._flagged(masker.template, chat, text, spans)
+        else:
+            text = masker.template.render(chat.messages, chat.tools, **chat.template_kwargs)
+            spans, how = [(0, len(text))], "the whole conversation"
+        completion_only = settings.completion_only_loss is not False
+        if chat.prompt_messages is not None and completion_only:
+            edge = self._prompt_edge(masker, chat, text)
+            spans = [(max(start, edge), stop) for start, stop in spans if stop > edge]
+            how = how if settings.assistant_only_loss else "the completion"
+        whole = spans == [(0, len(text))]
+        return _Drafted(text, None if whole else spans, how, differs=differs)
+
+    def _flagged(self, template: ChatTemplate, chat: Chat, text: str, spans: list[Span]) -> list[Span]:
+        """Apply what single messages say about their own loss."""
+        turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if len(turns) != len(spans):
+            raise unproven(f"{len(spans)} trained parts for {len(turns)} turns of the assistant")
+        if self.settings.assistant_only_loss:
+            return [
+                span for index, span in zip(turns, spans, strict=True) if chat.trained[index] is not False
+            ]
+        without = dict(zip(turns, spans, strict=True))
+        off = [index for index, trained in enumerate(chat.trained) if trained is False]
+        others = message_spans(template, chat, text, [index for index in off if index not in without])
+        holes = sorted(without.get(index) or others[index] for index in off)
+        kept, at = [], 0
+        for start, stop in holes:
+            kept.append((at, start))
+            at = stop
+        return [(start, stop) for start, stop in [*kept, (at, len(text))] if stop > start]
+
+    def _prompt_edge(self, masker: Masker, chat: Chat, text: str) -> int:
+        """Return where the completion begins: behind the prompt as it is rendered for generation.
+
+        A template may render the prompt alone otherwise than before a completion; the completion then begins
+        where the two part, as in TRL.
+        """
+        assert chat.prompt_messages is not None
+        template = (
+            masker.template
+            if masker.training is None or not self.settings.assistant_only_loss
+            else masker.training
+        )
+        prompt = template.render(
+            chat.messages[: chat.prompt_messages],
+            chat.tools,
+            add_generation_prompt=True,
+            **chat.template_kwargs,
+        )
+        if text.startswith(prompt):
+            return len(prompt)
+        return next(
+            (index for index, (one, other) in enumerate(zip(prompt, text, strict=False)) if one != other),
+            min(len(prompt), len(text)),
+        )
+
+    def _masker(self, has_tools: bool) -> Masker:
+        text = self.files.template(has_tools)
+        if text is None:
+            raise BadRow(
+                "the tokenizer has no chat template",
+                "set chat_template_path to a template or to a model that has one, or give dataset_mapping with"
+                " prompt and completion as plain text",
+                reason="no chat template",
+                malformed=True,
+            )
+        if text not in self._maskers:
+            template = ChatTemplate(text, self.files.special)
+            added = self.tokenizer.get_added_tokens_decoder().values()
+            self._maskers[text] = Masker(
+                template, [token.content for token in added if token.content.strip()]
+            )
+            self._special[text] = special_text.SpecialText(
+                self.tokenizer, self.files.control, template.literals()
+            )
+        return self._maskers[text]
+
+    # --- tokens
+
+    def _finish(self, draft: _Drafted | Encoded | BadRow, encoding: Encoding | None) -> Encoded | BadRow:
+        if not isinstance(draft, _Drafted):
+            return draft
+        if draft.special is not None:
+            try:
+                ids, offsets = draft.special.encode(draft.text)
+            except BadRow as bad:
+                return bad
+            mask = mask_by_offsets(offsets, without_marks(draft.text, draft.spans))
+        else:
+            assert encoding is not None
+            ids = encoding.ids
+            mask = mask_of(encoding, len(ids), draft.spans, len(draft.text))
+        return self._truncated(array("i", ids), mask, draft)
+
+    def _finish_tokens(self, sample: Tokens) -> Encoded | BadRow:
+        size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        if sample.input_ids and max(sample.input_ids) >= size:
+            raise BadRow(
+                f"input_ids holds {max(sample.input_ids)}, and the vocabulary has {size} tokens",
+                "tokenize the set with this model's tokenizer",
+                reason="token outside the vocabulary",
+                malformed=True,
+            )
+        if any(
+            label not in (-100, token) for token, label in zip(sample.input_ids, sample.labels, strict=True)
+        ):
+            raise BadRow(
+                "labels are neither -100 nor the row's own tokens",
+                "give the token itself as the label, or -100 where there is no loss",
+                reason="labels of other tokens",
+                malformed=True,
+            )
+        mask = bytearray(label != -100 for label in sample.labels)
+        return self._truncated(array("i", sample.input_ids), mask, _Drafted("", None, "the row's own labels"))
+
+    def _truncated(self, ids: array[int], mask: bytearray, draft: _Drafted) -> Encoded | BadRow:
+        length, limit = len(ids), self.settings.max_length
+        answer: Answer = "whole"
+        digest = int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
+        trained = mask.count(1)
+        if not trained:
+            return BadRow(
+                "no token of the row carries loss",
+                "give the row an answer, or change what is trained (assistant_only_loss, completion_only_loss)",
+                reason="nothing to learn",
+                malformed=False,
+            )
+        if limit is not None and length > limit:
+            kept = (
+                slice(None, limit) if self.settings.truncation_mode == "keep_start" else slice(-limit, None)
+            )
+            ids, mask = ids[kept], mask[kept]
+            left = mask.count(1)
+            answer = "whole" if left == trained else "cut" if left else "lost"
+        return Encoded(
+            ids,
+            mask,
+            length,
+            length - len(ids),
+            answer,
+            digest,
+            draft.how,
+            draft.special is not None,
+            draft.differs,
+        )

@@ -1,0 +1,240 @@
+"""Read a model's tokenizer from its own files. No transformers, except through one door that says so.
+
+A model that has a `tokenizer.json` is tokenized by that file; `_sft`'s ranks, where transformers is loaded
+anyway, compare what it gives with transformers' own tokenizer before the first step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from sft.errors import ExitCode, UserError
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that every template may name."""
+TEMPLATE_DIRECTORY = "additional_chat_templates"
+PATTERNS = ("*token*", "*.jinja", f"{TEMPLATE_DIRECTORY}/*", "vocab*", "merges.txt", "*.model", "config.json")
+"""The files of a model on the Hub that a tokenizer is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer as plain data, so that it can be handed to a worker.
+
+    Attributes:
+        backend: the JSON of a `tokenizers.Tokenizer`.
+        special: `bos_token`, `eos_token`..., as far as the tokenizer has them.
+        templates: chat templates by name; the usual one is "default".
+        control: added tokens that steer the chat beside the special ones, where the tokenizer lists them.
+        added: tokens that chat_template_path brought and the vocabulary lacked.
+    """
+
+    backend: str
+    special: dict[str, str]
+    templates: dict[str, str]
+    control: tuple[str, ...] | None = None
+    added: tuple[str, ...] = ()
+
+    def build(self) -> Tokenizer:
+        """Make the tokenizer, with neither padding nor truncation."""
+        tokenizer = Tokenizer.from_str(self.backend)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    def template(self, has_tools: bool) -> str | None:
+        """Return the template that a conversation is rendered with, as `apply_chat_template` picks it."""
+        if has_tools and "tool_use" in self.templates:
+            return self.templates["tool_use"]
+        return self.templates.get("default")
+
+
+def read_tokenizer(
+    name: str,
+    *,
+    revision: str | None = None,
+    backend: str = "auto",
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    key: str = "model_name_or_path",
+) -> TokenizerFiles:
+    """Read the tokenizer of a local directory or a model on the Hub (from the cache, where there is no network).
+
+    Raises:
+        UserError: it is not there, or is broken.
+    """
+    directory = _directory(name, revision, key)
+    file = directory / "tokenizer.json"
+    config = _json(directory / "tokenizer_config.json", key)
+    if backend == "transformers" or not file.is_file():
+        why = "tokenizer_backend: transformers" if file.is_file() else f"{name} has no tokenizer.json"
+        say(f"{why}: loading the tokenizer through transformers, which takes some seconds")
+        return _through_transformers(directory, trust_remote_code, key)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
+        raise UserError(
+            f"the tokenizer of {name} cannot be read: {error}", where=str(file), fix="fetch the model again"
+        ) from None
+    special = _special_tokens(directory, config, key)
+    _add_missing(tokenizer, config, special)
+    control = config.get("chat_control_tokens")
+    return TokenizerFiles(
+        tokenizer.to_str(), special, _templates(directory, config), tuple(control) if control else None
+    )
+
+
+def with_template_of(own: TokenizerFiles, other: TokenizerFiles) -> TokenizerFiles:
+    """Take another tokenizer's template, the tokens that it needs, and its end-of-sequence token, as TRL does.
+
+    Source:
+        trl.clone_chat_template: added tokens of the source that the vocabulary lacks, in the order of their ids.
+    """
+    tokenizer, source = own.build(), other.build()
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    missing = [
+        token
+        for _, token in sorted(source.get_added_tokens_decoder().items())
+        if token.content not in vocabulary
+    ]
+    tokenizer.add_tokens(missing)
+    special = dict(own.special)
+    if "eos_token" in other.special:
+        special["eos_token"] = other.special["eos_token"]
+    return replace(
+        own,
+        backend=tokenizer.to_str(),
+        special=special,
+        templates=other.templates,
+        added=tuple(token.content for token in missing),
+    )
+
+
+def _directory(name: str, revision: str | None, key: str) -> Path:
+    """Return where the files lie, fetching them where they are not."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith(("/", "./", "../", "~")):
+        raise UserError(f"there is no model at {name}", where=key, fix="check the path")
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"there is no model {name} on the Hub, or no access to it: {_line(error)}",
+            where=key,
+            fix="check the name, or log in with `hf auth login`",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"the tokenizer of {name} is not in the cache and the Hub cannot be reached: {_line(error)}",
+            where=key,
+            fix="fetch the model where there is a network, or name a local directory",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+
+
+def _json(path: Path, key: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path.name} is no JSON: {error}", where=str(path), fix="fetch the model again"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _content(token: Any) -> str | None:
+    """Return a token's text: written plainly, or as an AddedToken's fields."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
+def _special_tokens(directory: Path, config: dict[str, Any], key: str) -> dict[str, str]:
+    """Read the named special tokens; tokenizer_config.json wins, as in transformers."""
+    older = _json(directory / "special_tokens_map.json", key)
+    found = {name: _content(config.get(name, older.get(name))) for name in NAMED}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str]) -> None:
+    """Add the tokens that tokenizer_config.json lists and tokenizer.json lacks, as transformers does."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+    for _, fields in listed:
+        if fields["content"] not in known:
+            flags = {
+                name: bool(fields.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")
+            }
+            normalized = bool(fields.get("normalized", not flags["special"]))
+            tokenizer.add_tokens([AddedToken(fields["content"], normalized=normalized, **flags)])
+            known.add(fields["content"])
+    extra = config.get("extra_special_tokens", config.get("additional_special_tokens", []))
+    extra = list(extra.values()) if isinstance(extra, dict) else extra
+    for token in (*special.values(), *filter(None, map(_content, extra))):
+        if token not in known:
+            tokenizer.add_special_tokens([AddedToken(token, special=True)])
+            known.add(token)
+
+
+def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Find the chat templates: files of their own, else the configuration."""
+    found: dict[str, str] = {}
+    if (directory / "chat_template.jinja").is_file():
+        found["default"] = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+    for path in sorted((directory / TEMPLATE_DIRECTORY).glob("*.jinja")):
+        found[path.stem] = path.read_text(encoding="utf-8")
+    written = config.get("chat_template")
+    if found or written is None:
+        return found
+    if isinstance(written, list):
+        return {one["name"]: one["template"] for one in written}
+    return dict(written) if isinstance(written, dict) else {"default": written}
+
+
+def _through_transformers(directory: Path, trust_remote_code: bool, key: str) -> TokenizerFiles:
+    """The door across the torch line."""
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"transformers cannot load the tokenizer: {_line(error)}",
+            where=key,
+            fix="check that the model's directory has its tokenizer files",
+        ) from None
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"{type(loaded).__name__} is written in Python and does not say which characters a token is made of",
+            where=key,
+            fix="convert it to a tokenizer.json, or use a model that has one",
+        )
+    templates = loaded.chat_template or {}
+    return TokenizerFiles(
+        backend.to_str(),
+        dict(loaded.special_tokens_map),
+        templates if isinstance(templates, dict) else {"default": templates},
+    )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
