@@ -8,15 +8,13 @@ from typing import Any
 
 from sft.data import alpaca, sharegpt
 from sft.data.mapping import row_mapping
-from sft.data.messages import media, read_messages
+from sft.data.messages import read_messages
+from sft.data.parts import media
 from sft.data.refusal import kind, listed, malformed, nothing_to_learn
 from sft.data.sample import BadRow, Chat, Message, PromptCompletion, Sample, Text
 from sft.data.shapes import CHAT_COLUMNS, Shape, chat_column, recognise
 from sft.data.tokenized import read_tokens
 from sft.data.tools import read_tools
-
-IMAGES = ("image", "images")
-"""Columns by which TRL takes a set for one of images."""
 
 RESERVED = {
     "add_generation_prompt",
@@ -73,9 +71,8 @@ class Converter:
         shape = recognise(row, self._text_field)
         if shape is Shape.TOKENS:
             return shape, read_tokens(row)
-        for column in IMAGES:
-            if row.get(column):
-                raise media(f"the row has something in its column {column}")
+        if row.get("images") or row.get("image"):  # by these TRL takes a set for one of images
+            raise media(f"the row has something in its column {'images' if row.get('images') else 'image'}")
         if shape is Shape.TEXT:
             return shape, self._text(row)
         if shape is Shape.MESSAGES or shape is Shape.SHAREGPT:

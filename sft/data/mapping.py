@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 from sft.data import sharegpt
 from sft.data.refusal import kind, listed, malformed, nearest, nothing_to_learn, quote
+from sft.data.sample import BadRow
+from sft.data.shapes import recognise
 from sft.data.user_code import failing_line, load_object
 from sft.errors import Problem, UserError
 
@@ -102,6 +104,7 @@ class FunctionMapping:
             return {self._text_field: made}
         if self._key == KEY:
             if isinstance(made, dict):
+                self._check_shape(made)
                 return made
             if made is None:
                 fix = f"return a row from {self._reference} to keep it"
@@ -115,6 +118,14 @@ class FunctionMapping:
             where=self._key,
             fix="return the text of the one row that it is given",
         )
+
+    def _check_shape(self, made: dict[str, Any]) -> None:
+        try:
+            recognise(made, self._text_field)
+        except BadRow as refused:
+            what = f"{self._reference} returns a row: {refused.what}"
+            fix = f"return the columns of one of them from {self._reference}"
+            raise malformed(what, fix, reason=refused.reason) from None
 
 
 class NamesMapping:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft.data.parts import join_parts
 from sft.data.refusal import FUNCTION_FIX, kind, listed, malformed, nearest, nothing_to_learn, quote
 from sft.data.sample import BadRow, Message
 from sft.data.sharegpt import role_meant
@@ -20,19 +21,6 @@ from sft.data.tools import read_calls
 ROLES = ("user", "assistant", "system", "developer", "tool", "ipython", "function")
 TOOL_ROLES = ("tool", "ipython", "function")
 FLAGS = ("train", "weight", "loss_weight")
-TEXT_PARTS = ("text", "input_text", "output_text")
-REASONING_PARTS = ("thinking", "reasoning")
-MEDIA = (
-    "image",
-    "image_url",
-    "input_image",
-    "audio",
-    "audio_url",
-    "input_audio",
-    "video",
-    "video_url",
-    "file",
-)
 
 Trained = tuple[bool | None, ...]
 
@@ -49,20 +37,19 @@ def read_messages(raw: Any, column: str, split: int | None = None) -> tuple[list
     if not isinstance(raw, (list, tuple)):
         raise _no_list(raw, column)
     messages: list[Message] = []
-    flags: list[bool | None] = []
-    answered = flagged = False
+    flags: dict[int, bool] = {}
+    answered = False
     for number, message in enumerate(raw):
         if type(message) is dict and len(message) == 2:  # the common case, and the only one that must be fast
             role, content = message.get("role"), message.get("content")
-            if type(content) is str and (role == "user" or role == "system"):
-                messages.append(message)
-                flags.append(None)
-                continue
-            if type(content) is str and role == "assistant" and content and not content.isspace():
-                messages.append(message)
-                flags.append(None)
-                answered = True
-                continue
+            if type(content) is str:
+                if role == "user" or role == "system":
+                    messages.append(message)
+                    continue
+                if role == "assistant" and content and not content.isspace():
+                    messages.append(message)
+                    answered = True
+                    continue
         label = message_label(number, split)
         read, flag = _read(message, label)
         if read["role"] == "assistant":
@@ -73,19 +60,22 @@ def read_messages(raw: Any, column: str, split: int | None = None) -> tuple[list
                 "put the assistant message that calls the tool before it",
                 reason="roles out of order",
             )
-        flagged = flagged or flag is not None
+        if flag is not None:
+            flags[number] = flag
         messages.append(read)
-        flags.append(flag)
     if not answered or (split and not any(message["role"] == "assistant" for message in messages[split:])):
         raise _no_answer(messages, column, split)
-    if not flagged:
+    if not flags:
         return messages, ()
+    trained = tuple([flags.get(number) for number in range(len(messages))])
     if all(
-        flag is False for message, flag in zip(messages, flags, strict=True) if message["role"] == "assistant"
+        flag is False
+        for message, flag in zip(messages, trained, strict=True)
+        if message["role"] == "assistant"
     ):
         what = "no assistant message of this chat is trained: each says so itself"
         raise nothing_to_learn(what, "set train: true on one, or remove the row", reason="nothing trained")
-    return messages, tuple(flags)
+    return messages, trained
 
 
 def message_label(number: int, split: int | None) -> str:
@@ -125,7 +115,7 @@ def _read(raw: Any, label: str) -> tuple[Message, bool | None]:
     calls = bool(message.get("tool_calls"))
     content = message.get("content")
     if isinstance(content, (list, tuple)):
-        content = message["content"] = _join_parts(content, message, label)
+        content = message["content"] = join_parts(content, message, label)
     elif content is None:
         if not calls:
             raise _no_content(raw, label)
@@ -187,69 +177,6 @@ def _take_flag(message: Message, role: str, label: str) -> bool | None:
             reason="bad weight",
         )
     return found
-
-
-def _join_parts(parts: Any, message: Message, label: str) -> str:
-    """Join the text of typed parts with nothing between; reasoning goes to `reasoning_content`."""
-    texts: list[str] = []
-    reasoning: list[str] = []
-    for part in parts:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        if not isinstance(part, dict):
-            raise malformed(
-                f"a part of {label} is {kind(part)}, not an object",
-                "write type and text",
-                reason="bad content",
-            )
-        sort = part.get("type")
-        if sort is None:
-            sort = next(
-                (key for key in ("text", *REASONING_PARTS, *MEDIA) if part.get(key) is not None), None
-            )
-        if sort in TEXT_PARTS:
-            texts.append(_part_text(part, ("text",), label))
-        elif sort in REASONING_PARTS:
-            reasoning.append(_part_text(part, ("thinking", "reasoning", "text"), label))
-        elif sort in MEDIA:
-            raise media(f"{label} holds a part of type {sort}")
-        else:
-            known = listed(("text", *REASONING_PARTS))
-            raise malformed(
-                f"a part of {label} has the unknown type {quote(sort)}",
-                f"use one of {known}",
-                reason="bad content",
-            )
-    if reasoning:
-        if message["role"] != "assistant" or any(
-            key in message for key in ("reasoning_content", *REASONING_PARTS)
-        ):
-            what = (
-                f"{label} has reasoning twice" if message["role"] == "assistant" else f"{label} has reasoning"
-            )
-            raise malformed(what, "keep it once, in assistant messages alone", reason="bad content")
-        message["reasoning_content"] = "".join(reasoning)
-    return "".join(texts)
-
-
-def _part_text(part: dict[str, Any], keys: tuple[str, ...], label: str) -> str:
-    value = next((part[key] for key in keys if part.get(key) is not None), None)
-    if value is None:
-        raise nothing_to_learn(
-            f"a part of {label} has no text", "fill it, or remove the row", reason="null content"
-        )
-    if not isinstance(value, str):
-        raise malformed(
-            f"text in a part of {label} is {kind(value)}", "write it as text", reason="bad content"
-        )
-    return value
-
-
-def media(what: str) -> BadRow:
-    """Make the refusal of what is not text."""
-    fix = "remove it, or train a vision model with TRL itself: this kit trains text"
-    return malformed(what, fix, reason="not text")
 
 
 def _no_content(raw: Message, label: str) -> BadRow:

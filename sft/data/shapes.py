@@ -84,10 +84,10 @@ def _recognise_null(row: dict[str, Any], text_field: str) -> Shape:
 
 
 def _no_shape(row: dict[str, Any], text_field: str) -> BadRow:
-    shapes = (
-        f"messages; prompt and completion; conversations; {text_field}; instruction and output; input_ids"
+    what = f"the columns {listed(row)} fit no known shape" if row else "the row has no columns"
+    what += (
+        f" (messages; prompt and completion; conversations; {text_field}; instruction and output; input_ids)"
     )
-    what = f"no known shape has the columns {listed(row)} (known: {shapes})"
     return malformed(what, _fix(row, text_field), reason="unknown shape")
 
 
@@ -106,6 +106,8 @@ def _fix(row: dict[str, Any], text_field: str) -> str:
     answer = next((name for name in ANSWERS if isinstance(row.get(name), str)), None)
     if question and answer:
         return f"set dataset_mapping: {{user: {question}, assistant: {answer}}}"
+    if isinstance(row.get("prompt"), str):
+        return "add the column completion, or set dataset_text_field: prompt to train on all of it"
     return "set dataset_mapping, or dataset_text_field where a column is plain text to train on"
 
 
