@@ -136,8 +136,8 @@ def lines(file: SourceFile, keep_ends: bool = False) -> Iterator[bytes]:
         begun: list[bytes] = []
         chunk = without_bom(file, stream.read(CHUNK_BYTES))
         while chunk:
-            if chunk.endswith(b"\r"):  # the \n of a pair may come next
-                chunk += stream.read(1)
+            while chunk.endswith(b"\r") and (after := stream.read(1)):  # the \n of a pair may come next
+                chunk += after
             found = chunk.splitlines(keepends=True)
             if not found[0].endswith((b"\n", b"\r")):
                 begun.append(found.pop(0))
