@@ -14,6 +14,7 @@ from sft.errors import ExitCode, UserError
 COMMANDS = {
     "launch": "check, plan and train a run file on this machine",
     "check": "read a run file and tell every problem, without torch",
+    "data": "show, count and prepare what a run file trains on",
     "configure": "write an accelerate configuration, by questions or by flags",
     "merge": "merge an adapter into its base model",
     "push": "deliver to the Hub what a run could not",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from sft.data.histogram import Bin, bins_of, draw_histogram
 from sft.data.ledger import SplitSummary
 from sft.data.padding import ORDERS, Lengths, padding_share
 from sft.data.screen import count, share
+from sft.data.work import LOST
 
 INDENT = 16
 ORDER_WORDS = {
@@ -80,7 +80,6 @@ class SplitStats:
     Attributes:
         length: None where no row is trained.
         tokens_cut: that truncation took from rows that are trained.
-        answers: truncated rows by what became of their answer: whole, cut or lost (which are dropped).
         packed_share: how full the packed rows are; None where rows are not packed.
         padding: share of padding by the order of rows; None where nothing is padded, or it is no training split.
     """
@@ -90,11 +89,18 @@ class SplitStats:
     length: Spread | None
     bins: list[Bin]
     tokens_cut: int
-    answers: Mapping[str, int] = field(default_factory=dict)
     batch: PlannedBatch | None = None
     packed_share: float | None = None
     padding: dict[str, float] | None = None
     steps_an_epoch: int | None = None
+
+    @property
+    def answers(self) -> dict[str, int]:
+        """Count the rows beyond max_length by what became of their answer; those that lost it are dropped."""
+        summary = self.summary
+        lost = summary.reasons.get(LOST, 0)
+        cut = summary.cut_answers - lost
+        return {"whole": summary.truncated - cut, "cut": cut, "lost": lost}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: the keys of `SplitSummary` and of this class; those that do not apply are null."""
@@ -107,7 +113,7 @@ class SplitStats:
             "length": asdict(self.length) if self.length else None,
             "histogram": [asdict(one) for one in self.bins],
             "tokens_cut": self.tokens_cut,
-            "answers_of_truncated": dict(self.answers),
+            "answers_beyond_max_length": self.answers,
             "packed_share": self.packed_share,
             "padding_share": self.padding,
             "batch": asdict(self.batch) | {"total": self.batch.total} if self.batch else None,
@@ -137,7 +143,6 @@ def stats_of(
     lengths: Lengths,
     prepared: Lengths,
     *,
-    answers: Mapping[str, int] | None = None,
     batch: PlannedBatch | None = None,
 ) -> SplitStats:
     """Work out the numbers of one split.
@@ -155,20 +160,11 @@ def stats_of(
         length=_spread(lengths),
         bins=bins_of(lengths, summary.max_length),
         tokens_cut=max(0, int(lengths.sum(dtype=np.int64)) - summary.tokens),
-        answers=answers or {},
         batch=batch,
         packed_share=int(prepared.sum(dtype=np.int64)) / capacity if summary.packed and capacity else None,
         padding=_padding(prepared, batch) if batch and padded else None,
         steps_an_epoch=batch.steps_an_epoch(len(prepared)) if batch and len(prepared) else None,
     )
-
-
-def count_answers(truncated: Iterator[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Count the lines of truncated.jsonl by split, and by what became of the answer."""
-    counted: dict[str, Counter[str]] = {}
-    for line in truncated:
-        counted.setdefault(line["split"], Counter())[line["answer"]] += 1
-    return {split: dict(answers) for split, answers in counted.items()}
 
 
 def _told(stats: SplitStats) -> Iterator[tuple[str, str]]:
@@ -193,7 +189,7 @@ def _told(stats: SplitStats) -> Iterator[tuple[str, str]]:
         )
     if summary.truncated or summary.cut_answers:
         fates = (("whole", "whole"), ("cut", "cut"), ("lost", "lost (these rows are dropped)"))
-        told = [f"{stats.answers[kind]:,} {text}" for kind, text in fates if stats.answers.get(kind)]
+        told = [f"{stats.answers[kind]:,} {text}" for kind, text in fates if stats.answers[kind]]
         yield (
             "too long",
             f"{count(sum(stats.answers.values()), 'row')} beyond max_length {summary.max_length or 0:,}: answers"
