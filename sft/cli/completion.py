@@ -35,9 +35,16 @@ def whole_parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command, module = command_parser(name)
         if getattr(module, "TAKES_OVERRIDES", False):
-            _add_keys(command)
+            for parser_of_keys in _inner_parsers(command) or [command]:
+                _add_keys(parser_of_keys)
         commands.add_parser(name, help=text, parents=[command], add_help=False)
     return parser
+
+
+def _inner_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return the parsers of a command's own commands."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [inner for group in groups for inner in group.choices.values()]
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
