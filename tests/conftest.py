@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ os.environ.update(
     PYTHONUNBUFFERED="1",
     COLUMNS="110",
 )
+# Prepared data of the tests is theirs, and goes with them.
+_cache = tempfile.TemporaryDirectory(prefix="sft-cache-")
+os.environ["SFT_CACHE"] = _cache.name
 for name in ("HF_TOKEN", "WANDB_API_KEY", "SFT_SITE", "SFT_RUN_DIR", "SFT_SUPERVISED"):
     os.environ.pop(name, None)
 

@@ -8,11 +8,15 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 
 from sft.config.loader import LoadedRun
+from sft.data.cache import Entry
+from sft.data.prepare import ENTRY, unprepared_reason
+from sft.data.prepare import prepare as prepare_data
 from sft.errors import ExitCode, UserError
 from sft.launch.accelerate_file import launch_files
 from sft.launch.command import PACKAGE_ROOT, launch_command, process_environment, shell_command
@@ -89,12 +93,16 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
     run.kit.parent.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
         prepared = prepare(loaded, plan, written_by=written_by)
+        entry = None if unprepared_reason(config) else prepare_data(loaded)
+        handed = {ENTRY: str(entry.directory)} if entry else {}
+        if entry is not None:
+            _keep_ledger(entry, run)
         print(f"$ {prepared.shell}", file=sys.stderr)
         print(f"logs: {run.logs}", file=sys.stderr)
         code = supervise(
             prepared.command,
             run,
-            {**os.environ, **prepared.environment},
+            {**os.environ, **prepared.environment, **handed},
             ranks=plan.processes_per_node,
             stop_grace_seconds=config.launch.stop_grace_seconds,
         )
@@ -106,6 +114,18 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
             _push(run, config.launch.push_seconds)
     print(run.output_dir)
     return code
+
+
+def _keep_ledger(entry: Entry, run: RunDirectory) -> None:
+    """Say what became of the rows, and keep it with the run."""
+    for line in entry.lines():
+        print(line, file=sys.stderr)
+    run.data.mkdir(parents=True, exist_ok=True)
+    for name in ("dropped.jsonl", "truncated.jsonl"):
+        shutil.copyfile(entry.directory / name, run.data / name)
+    (run.data / "summary.json").write_text(
+        json.dumps({"entry": str(entry.directory), "splits": entry.manifest["splits"]}, indent=2) + "\n"
+    )
 
 
 def _merge(run: RunDirectory) -> int:

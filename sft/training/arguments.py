@@ -17,10 +17,13 @@ OURS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_
 """The kit pushes by itself: transformers' own push swallows failures, and hangs the ranks at start."""
 
 
-def training_arguments(config: RunConfig, world: World, other_reports: tuple[str, ...]) -> trl.SFTConfig:
+def training_arguments(
+    config: RunConfig, world: World, other_reports: tuple[str, ...], *, prepared: bool = False
+) -> trl.SFTConfig:
     """Build TRL's SFTConfig from what the run file sets; what it leaves out keeps TRL's default.
 
     Args:
+        prepared: rows come tokenized, truncated and packed, their masks in the labels: TRL must do none of it again.
         other_reports: integrations of transformers that the kit has no view of its own for.
     """
     values: dict[str, Any] = config.training.model_dump(exclude_unset=True, exclude=set(OURS))
@@ -38,6 +41,11 @@ def training_arguments(config: RunConfig, world: World, other_reports: tuple[str
             **_mapping(config.training.model_init_kwargs),
         },
     }
+    if prepared:
+        values["dataset_kwargs"] = {**_mapping(config.training.dataset_kwargs), "skip_prepare_dataset": True}
+        values["assistant_only_loss"] = False
+        if config.training.padding_free and not config.training.packing:
+            values["max_length"] = None
     if world.device == "cpu" and "use_cpu" not in values:
         values["use_cpu"] = not _device_is_forced()
     if isinstance(values.get("resume_from_checkpoint"), bool):

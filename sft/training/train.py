@@ -36,15 +36,22 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     from sft.training.reporting import Reporter
     from sft.training.summary import summarize
     from sft.training.trainer import build_trainer, library_refusals
+    from sft.training.verify import verify_tokens
 
     config, run = config_file.config, rank.run
     world = agreement.promised_world(config, plan)
     require_packages(config)
     libraries.settle(world)
 
+    # --- data: before the process group exists, so that no rank waits in it for another's tokenizing
+    rank.phase("prepare")
+    data = load_training_data(config_file)
+
     # --- who is here: before a weight is read
     with library_refusals("the training arguments are refused"):
-        arguments = training_arguments(config, world, finish.other_reports(config))
+        arguments = training_arguments(
+            config, world, finish.other_reports(config), prepared=data.entry is not None
+        )
     agreement.assert_world(
         world, processes=arguments.world_size, device=arguments.device, distributed_type=None, rank=rank
     )
@@ -52,16 +59,18 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     reporter = Reporter(rank, run)
     reporter.start(config, world, finish.step_of(checkpoint))
 
-    # --- data, model, adapter
-    reporter.phase("prepare")
-    train_split, test_split = load_training_data(config)
+    # --- model, adapter
+    if data.entry is not None:
+        reporter.write("data", splits=data.entry.manifest["splits"])
     reporter.phase("load")
     stop, events = StopCallback(rank), EventsCallback(reporter, run)
     callbacks = [events, stop]
     hub = finish.hub_settings(config)
     if hub is not None:
         callbacks.append(PushCallback(run, hub, reporter))
-    trainer = build_trainer(config, arguments, train_split, test_split, callbacks)
+    trainer = build_trainer(config, arguments, data.train, data.test, callbacks)
+    if data.entry is not None:
+        verify_tokens(data.entry, trainer.processing_class, config)
     events.watch(trainer)
     agreement.assert_world(
         world,

@@ -140,6 +140,8 @@ def build_trainer(
             )
         except NoMatchingPeftModuleError as error:
             raise _no_target(config) from error
+    if config.kit.chat_template is not None:
+        trainer.processing_class.chat_template = config.kit.chat_template
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     check_targets(trainer.model, config.model.lora_target_modules)
