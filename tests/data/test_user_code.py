@@ -87,3 +87,13 @@ def test_reference_that_leads_nowhere(mine: Path, reference: str, text: str) -> 
         load_object(reference.format(here=mine.parent), "callbacks")
     assert caught.value.exit_code == ExitCode.USAGE
     assert str(caught.value) == text.format(here=mine.parent)
+
+
+def test_line_is_told_where_the_file_is_named_from_the_working_directory(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine.parent / "raises_here.py").write_text("ONE = 1\nTWO = 1 / 0\n")
+    monkeypatch.chdir(mine.parent)
+    with pytest.raises(UserError) as caught:
+        load_object("raises_here.py:ONE", "callbacks")
+    assert caught.value.problems[0].where == "raises_here.py:2"
