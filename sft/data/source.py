@@ -16,15 +16,10 @@ from sft.data.locate import Wanted, locate
 from sft.data.mixture import Mixture, from_trl, open_mixture, read_handbook_mixture
 from sft.data.readers import parse, read_blocks
 from sft.data.splits import Parts, hold_out, select
-
-# The way through `datasets`, for rows that are read while they are trained on.
-from sft.data.streaming import check_columns, load_splits, load_streaming, pick_split
 from sft.errors import UserError
 
 if TYPE_CHECKING:
     from sft.config.library import DatasetMixtureConfig, ScriptArguments
-
-__all__ = ["check_columns", "load_splits", "load_streaming", "open_splits", "pick_split"]
 
 ROWS_LOOKED_AT = 64
 
@@ -47,19 +42,8 @@ def open_splits(
     Raises:
         UserError: a data set or split is not there or has no rows, or a file cannot be read.
     """
-    mixed: Mixture | None = None
-    if dataset_mixture is not None:
-        mixed = read_handbook_mixture(dataset_mixture)
-    elif mixture.datasets:
-        mixed = from_trl(mixture)
-    if mixed is None:
-        assert script.dataset_name is not None
-        wanted = Wanted(script.dataset_name, "dataset_name", script.dataset_config)
-        splits: dict[str, Parts] = {
-            name: (Part(wanted.path, files),) for name, files in locate(wanted).items()
-        }
-    else:
-        splits = open_mixture(mixed)
+    mixed = _mixture(mixture, dataset_mixture)
+    splits = find_splits(script, mixed)
     key, order_seed = (mixed.key, mixed.order_seed) if mixed else ("dataset_name", None)
     train = select(splits, script.dataset_train_split, "dataset_train_split")
     test: Parts = ()
@@ -73,6 +57,25 @@ def open_splits(
         return Split("train", train, order_seed), None
     _check_rows("test", test, key)
     return Split("train", train, order_seed), Split("test", test, order_seed)
+
+
+def find_splits(script: ScriptArguments, mixed: Mixture | None = None) -> dict[str, Parts]:
+    """Find every split of what the run file names, or of a mixture instead.
+
+    Raises:
+        UserError: it is not there, or its files cannot be read.
+    """
+    if mixed is not None:
+        return open_mixture(mixed)
+    assert script.dataset_name is not None
+    wanted = Wanted(script.dataset_name, "dataset_name", script.dataset_config)
+    return {name: (Part(wanted.path, files),) for name, files in locate(wanted).items()}
+
+
+def _mixture(mixture: DatasetMixtureConfig, dataset_mixture: Mapping[str, Any] | None) -> Mixture | None:
+    if dataset_mixture is not None:
+        return read_handbook_mixture(dataset_mixture)
+    return from_trl(mixture) if mixture.datasets else None
 
 
 def _check_one_test_split(script: ScriptArguments, mixed: Mixture | None) -> None:

@@ -6,71 +6,73 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.data.hub import refusals
+from sft.data.readers.kinds import SUFFIXES, kind_of
 from sft.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+    from datasets import Dataset, IterableDataset, IterableDatasetDict
 
     from sft.config.library import DatasetMixtureConfig, ScriptArguments
 
-BUILDERS = {
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
 TRAINABLE = ("messages", "conversations", "prompt", "text", "input_ids")
 """A row can be trained if it has one of these columns, or dataset_text_field, or is formatted by the user."""
 
 
-def load_splits(script: ScriptArguments, mixture: DatasetMixtureConfig) -> Any:
-    """Load what the run file names, as TRL's own script does, local files too.
+def load_streaming(script: ScriptArguments, mixture: DatasetMixtureConfig) -> IterableDatasetDict:
+    """Find the splits of what the run file names; their rows are read as they are asked for.
 
     Raises:
-        UserError: it is not there, cannot be read, or is on a Hub that cannot be reached.
+        UserError: it is not there, is on a Hub that cannot be reached, or is a mixture that cannot be streamed.
     """
     if mixture.datasets:
         return _load_mixture(mixture)
-    assert script.dataset_name is not None
-    return _load(script.dataset_name, script.dataset_config, script.dataset_streaming)
+    if script.dataset_name is None:
+        what = "a dataset_mixture cannot be streamed: its rows are chosen among all of them"
+        raise UserError(what, where="dataset_streaming", fix="remove dataset_streaming")
+    return _load(script.dataset_name, script.dataset_config)
 
 
-def load_streaming(script: ScriptArguments, mixture: DatasetMixtureConfig) -> Any:
-    """Load what the run file names so that its rows are read while they are trained on."""
-    streamed = {"dataset_streaming": True} if not mixture.datasets else {}
-    mixed = {"streaming": True} if mixture.datasets else {}
-    return load_splits(script.model_copy(update=streamed), mixture.model_copy(update=mixed))
-
-
-def _load(name: str, configuration: str | None, streaming: bool) -> DatasetDict | IterableDatasetDict:
+def _load(name: str, configuration: str | None) -> IterableDatasetDict:
     import datasets
 
     path = Path(name)
     with refusals(name, "dataset_name"):
         if path.is_file():
-            builder = BUILDERS.get(path.suffix.lower())
-            if builder is None:
-                raise UserError(
-                    f"{name} is of no known kind of file",
-                    where="dataset_name",
-                    fix=f"use one of {', '.join(BUILDERS)}",
-                )
-            return datasets.load_dataset(builder, data_files=str(path), streaming=streaming)
+            return _load_file(name)
         if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(name)
+            saved = datasets.load_from_disk(name).items()
+            return datasets.IterableDatasetDict({split: rows.to_iterable_dataset() for split, rows in saved})
         if (path / "state.json").is_file():
-            return datasets.DatasetDict(train=datasets.load_from_disk(name))
+            return datasets.IterableDatasetDict(train=datasets.load_from_disk(name).to_iterable_dataset())
         if not path.exists() and (path.is_absolute() or name.startswith(("./", "../"))):
             raise UserError(f"there is no data set at {name}", where="dataset_name", fix="check the path")
-        return datasets.load_dataset(name, name=configuration, streaming=streaming)
+        return datasets.load_dataset(name, name=configuration, streaming=True)
 
 
-def _load_mixture(mixture: DatasetMixtureConfig) -> Any:
-    """Concatenate the parts as TRL's `get_dataset` does: `fraction` needs no oversampling."""
+def _load_file(name: str) -> IterableDatasetDict:
     import datasets
 
+    kind, _ = kind_of(name)
+    if kind is None:
+        raise UserError(
+            f"{name} is of no known kind of file",
+            where="dataset_name",
+            fix=f"use one of {', '.join(SUFFIXES)}",
+        )
+    builder = {"jsonl": "json", "tsv": "csv"}.get(kind, kind)
+    options: dict[str, Any] = {"delimiter": "\t"} if kind == "tsv" else {}
+    return datasets.load_dataset(builder, data_files=name, streaming=True, **options)
+
+
+def _load_mixture(mixture: DatasetMixtureConfig) -> IterableDatasetDict:
+    import datasets
+
+    if any(part.fraction is not None for part in mixture.datasets):
+        what = "fraction needs the number of rows, which is not known where they are streamed"
+        raise UserError(what, where="datasets", fix="remove fraction, or remove streaming")
+    if mixture.test_split_size is not None:
+        what = "test_split_size needs the number of rows, which is not known where they are streamed"
+        raise UserError(what, where="test_split_size", fix="remove it, or remove streaming")
     parts = []
     for part in mixture.datasets:
         with refusals(part.path, "datasets"):
@@ -80,29 +82,10 @@ def _load_mixture(mixture: DatasetMixtureConfig) -> Any:
                 data_dir=part.data_dir,
                 data_files=part.data_files,
                 split=part.split,
-                streaming=mixture.streaming,
+                streaming=True,
             )
         parts.append(loaded.select_columns(part.columns) if part.columns else loaded)
-    fractions = [part.fraction for part in mixture.datasets]
-    if any(fraction is not None for fraction in fractions):
-        parts = _apply_fractions(parts, fractions, mixture.streaming)
-    whole = datasets.concatenate_datasets(parts)
-    if mixture.test_split_size is not None and not mixture.streaming:
-        return whole.train_test_split(test_size=mixture.test_split_size)
-    kind = datasets.IterableDatasetDict if mixture.streaming else datasets.DatasetDict
-    return kind({"train": whole})
-
-
-def _apply_fractions(parts: list[Any], fractions: list[float | None], streaming: bool) -> list[Any]:
-    if streaming or any(fraction is None for fraction in fractions):
-        raise UserError(
-            "fraction must be set for every data set of a mixture, and not with streaming",
-            where="datasets",
-            fix="set fraction everywhere or nowhere",
-        )
-    shares = [fraction / sum(f or 0.0 for f in fractions) for fraction in fractions if fraction is not None]
-    size = min(len(part) / share for part, share in zip(parts, shares, strict=True))
-    return [part.select(range(round(size * share))) for part, share in zip(parts, shares, strict=True)]
+    return datasets.IterableDatasetDict({"train": datasets.concatenate_datasets(parts)})
 
 
 def pick_split(splits: Any, name: str, key: str) -> Dataset | IterableDataset:

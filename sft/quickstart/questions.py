@@ -7,7 +7,10 @@ from itertools import islice
 from typing import Any
 
 from sft.config.run import ScriptArguments
-from sft.data.source import load_splits
+from sft.data.mixture import from_trl
+from sft.data.readers import parse, read_blocks
+from sft.data.source import find_splits
+from sft.data.splits import select
 
 COUNT = 3
 # Of functions whose chats are held out, asked as the data asks.
@@ -33,10 +36,13 @@ def look_at(script: ScriptArguments, mixture: Any) -> OwnData:
     Raises:
         UserError: the data is not there or cannot be read.
     """
-    splits = load_splits(script, mixture)
+    splits = find_splits(script, from_trl(mixture) if mixture.datasets else None)
     has_test = script.dataset_test_split in splits
-    split = splits[script.dataset_test_split if has_test else script.dataset_train_split]
-    rows = list(islice(split, COUNT))
+    key = "dataset_test_split" if has_test else "dataset_train_split"
+    parts = select(splits, getattr(script, key), key)
+    rows = list(
+        islice((row for part in parts for block in read_blocks(part) for _, row in parse(block)), COUNT)
+    )
     words: list[str] = []
     if not has_test:
         words += ["--eval_strategy", "no", "--eval_on_start", "false"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.source import load_splits
+from sft.data.source import find_splits
 from sft.errors import ExitCode, UserError
 from sft.quickstart import data, questions
 
@@ -167,7 +167,7 @@ def test_the_directory_is_a_data_set_with_two_splits(written: Path) -> None:
 
     recipe = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
     config = load_run(recipe, ["--dataset_name", str(written)]).config
-    splits = load_splits(config.script, config.mixture)
+    splits = find_splits(config.script)
     assert set(splits) == {"train", "test"}
     seen = questions.look_at(config.script, config.mixture)
     assert seen.words == ()
