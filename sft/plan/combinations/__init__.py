@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 from sft.config.run import RunConfig
 from sft.errors import Problem
-from sft.plan.combinations import optimizers, training, weights
+from sft.plan.combinations import optimizers, packing, training, weights
 from sft.plan.plan import Plan
 
 Rule = Callable[[RunConfig, Plan], Iterator[Problem]]
-RULES: tuple[Rule, ...] = (*weights.RULES, *optimizers.RULES, *training.RULES)
+RULES: tuple[Rule, ...] = (*weights.RULES, *optimizers.RULES, *training.RULES, *packing.RULES)
 
 
 def check_combinations(config: RunConfig, plan: Plan) -> list[Problem]:
