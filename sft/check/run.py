@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sft.config.loader import LoadedRun, load_run
+from sft.data.advice import advice
+from sft.data.prepare import preview, unprepared_reason
 from sft.errors import Problem, UserError
 from sft.plan.combinations import check_combinations
 from sft.plan.hardware import Hardware, detect
 from sft.plan.packages import require_packages
 from sft.plan.plan import Plan, make_plan
+
+ROWS_LOOKED_AT = 512
+"""Rows of each split that a check prepares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,32 @@ def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware |
         raise UserError.of(_placed(problem, loaded) for problem in problems)
     require_packages(loaded.config)
     return CheckedRun(loaded, plan, (*loaded.notes, *plan.notes), tuple(_warnings(loaded)))
+
+
+def look_at_rows(loaded: LoadedRun) -> tuple[list[str], list[Problem]]:
+    """Prepare the first rows of a data set that lies on this machine, and say what was found.
+
+    Returns:
+        Lines for people, and what they should look at.
+
+    Raises:
+        UserError: the data, the tokenizer or the template is refused.
+    """
+    config = loaded.config
+    reason = unprepared_reason(config)
+    if reason is not None:
+        return [reason], []
+    names = [
+        config.model.model_name_or_path,
+        config.script.dataset_name,
+        *(d.path for d in config.mixture.datasets),
+    ]
+    if config.kit.dataset_mixture is not None or not all(Path(name).exists() for name in names if name):
+        return [
+            "the rows are looked at by the launch, or by `sft data stats`: not all of it is on this machine"
+        ], []
+    with preview(loaded, ROWS_LOOKED_AT) as entry:
+        return [f"first rows of {line}" for line in entry.lines()], advice(loaded, entry)
 
 
 def _hub_problems(loaded: LoadedRun) -> list[Problem]:
@@ -82,17 +113,6 @@ def _warnings(loaded: LoadedRun) -> list[Problem]:
     """Find defaults that train, but rarely what was meant."""
     config = loaded.config
     found = []
-    chat_loss_is_open = (
-        "assistant_only_loss" not in loaded.sources and "completion_only_loss" not in loaded.sources
-    )
-    if chat_loss_is_open and config.kit.formatting_func is None:
-        found.append(
-            Problem(
-                "chat rows would be trained on the user's turns too (TRL's default)",
-                "assistant_only_loss",
-                "set assistant_only_loss: true, or false to say that it is meant",
-            )
-        )
     if (
         not config.model.use_peft
         and config.model.dtype in ("bfloat16", "float16")

@@ -20,20 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     import json
 
-    from sft.check.run import check_run
+    from sft.check.run import check_run, look_at_rows
 
     checked = check_run(arguments.run_file, extra)
-    for line in checked.notes:
+    seen, advice = look_at_rows(checked.loaded)
+    warnings = [*checked.warnings, *advice]
+    for line in [*checked.notes, *seen]:
         print(f"note: {line}", file=sys.stderr)
-    for warning in checked.warnings:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:
         document = {
             "settings": checked.loaded.config.settings(),
             "sources": checked.loaded.sources,
             "plan": json.loads(checked.plan.to_json()),
-            "notes": list(checked.notes),
-            "warnings": [str(problem) for problem in checked.warnings],
+            "notes": [*checked.notes, *seen],
+            "warnings": [str(problem) for problem in warnings],
         }
         print(json.dumps(document, indent=2))
         return 0

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 
 from sft.config.loader import LoadedRun
+from sft.data.advice import advice
 from sft.data.cache import Entry
 from sft.data.prepare import ENTRY, unprepared_reason
 from sft.data.prepare import prepare as prepare_data
@@ -96,7 +97,7 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
         entry = None if unprepared_reason(config) else prepare_data(loaded)
         handed = {ENTRY: str(entry.directory)} if entry else {}
         if entry is not None:
-            _keep_ledger(entry, run)
+            _keep_ledger(loaded, entry, run)
         print(f"$ {prepared.shell}", file=sys.stderr)
         print(f"logs: {run.logs}", file=sys.stderr)
         code = supervise(
@@ -116,9 +117,9 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
     return code
 
 
-def _keep_ledger(entry: Entry, run: RunDirectory) -> None:
+def _keep_ledger(loaded: LoadedRun, entry: Entry, run: RunDirectory) -> None:
     """Say what became of the rows, and keep it with the run."""
-    for line in entry.lines():
+    for line in [*entry.lines(), *(f"warning: {problem}" for problem in advice(loaded, entry))]:
         print(line, file=sys.stderr)
     run.data.mkdir(parents=True, exist_ok=True)
     for name in ("dropped.jsonl", "truncated.jsonl"):
