@@ -79,6 +79,13 @@ def refusals(name: str, key: str) -> Iterator[None]:
             where=_broken_line(Path(name)) or key,
             fix="mend the file",
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"the data set {name} cannot be fetched, or not be kept in the cache: {_first_line(error)}",
+            where=key,
+            fix="check the network, and that HF_HOME or HF_DATASETS_CACHE can be written",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from error
 
 
 def _no_rows(name: str, split: str, key: str) -> UserError:

@@ -339,12 +339,36 @@ BAD_FILES = [
         "  fix:   jq -c '.[\"data\"][]' {here}/rows.json > rows.jsonl",
     ),
     BadFile(
+        "rows inside a long object",
+        "an object over many lines that holds the rows beside other things",
+        file("rows.json", b'{\n  "version": 1,\n  "data": [\n    {"text": "a"}\n  ]\n}\n'),
+        'the rows lie inside an object, under "data"; the file must be an array of rows or one row a line\n'
+        "  where: {here}/rows.json\n"
+        "  fix:   jq -c '.[\"data\"][]' {here}/rows.json > rows.jsonl",
+    ),
+    BadFile(
         "no rows inside an object",
         "an object that holds an empty list",
         file("rows.json", b'{"data": []}'),
         'the rows lie inside an object, under "data"; the file must be an array of rows or one row a line\n'
         "  where: {here}/rows.json\n"
         "  fix:   jq -c '.[\"data\"][]' {here}/rows.json > rows.jsonl",
+    ),
+    BadFile(
+        "Git LFS pointer",
+        "a repository that was cloned without its large files",
+        file("rows.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "the file is a pointer of Git LFS, not the data\n"
+        "  where: {here}/rows.parquet\n"
+        "  fix:   run `git lfs pull` where it was cloned",
+    ),
+    BadFile(
+        "web page",
+        "a page that asks for a login, saved under the name of the data",
+        file("rows.jsonl", b"<!DOCTYPE html>\n<html></html>\n"),
+        "the file is a web page, not data\n"
+        "  where: {here}/rows.jsonl\n"
+        "  fix:   fetch it again: the address may want a login",
     ),
     BadFile(
         "gzip cut off",

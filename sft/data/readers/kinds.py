@@ -65,6 +65,7 @@ def describe(path: str, name: str, key: str, kind: Kind | None = None) -> Source
     file = SourceFile(path=path, kind=kind, name=name, compression=compression)
     with open_bytes(file) as stream:
         head = without_bom(file, stream.read(HEAD_BYTES))
+    _refuse_stand_in(file, head)
     if not head.strip() and len(head) < HEAD_BYTES:
         raise refuse(file, "the file is empty", "add rows, or remove the file")
     if kind not in ("json", "jsonl"):
@@ -72,6 +73,16 @@ def describe(path: str, name: str, key: str, kind: Kind | None = None) -> Source
     whole = len(head) < HEAD_BYTES - 3
     settled = _json_or_lines(file, head.lstrip().decode("utf-8", errors="replace"), whole)
     return SourceFile(path=path, kind=settled, name=name, compression=compression)
+
+
+def _refuse_stand_in(file: SourceFile, head: bytes) -> None:
+    """Refuse what a failed download leaves under the name of the data."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise refuse(
+            file, "the file is a pointer of Git LFS, not the data", "run `git lfs pull` where it was cloned"
+        )
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise refuse(file, "the file is a web page, not data", "fetch it again: the address may want a login")
 
 
 def _json_or_lines(file: SourceFile, head: str, whole: bool) -> Kind:
@@ -86,8 +97,15 @@ def _json_or_lines(file: SourceFile, head: str, whole: bool) -> Kind:
         return "jsonl" if file.kind == "jsonl" and first is not None and not alone else "json"
     if file.kind == "jsonl":
         return "jsonl"
-    _refuse_holder(file, head, first if alone else None)
+    _refuse_holder(file, head, first if alone else _whole(head) if whole and first is None else None)
     return "jsonl" if first is not None or not head.startswith("{") or "\n" not in head else "json"
+
+
+def _whole(head: str) -> object:
+    try:
+        return json.loads(head)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _refuse_holder(file: SourceFile, head: str, row: object) -> None:

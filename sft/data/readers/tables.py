@@ -9,7 +9,7 @@ from sft.data.block import SourceFile
 from sft.data.readers.files import Chunk, lines, not_utf8, refuse
 from sft.errors import UserError
 
-CELL_BYTES = 256 << 20
+CELL_BYTES = 64 << 20
 """Longer cells are taken for a quote that was never closed."""
 LONGEST_NAME = 100
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
