@@ -113,7 +113,9 @@ def test_lines_are_counted_whatever_ends_them(tmp_path: Path) -> None:
     assert count_rows(source(path)) == 5
 
 
-@given(st.lists(st.sampled_from([b"a", b" ", b"bb" * 5, b"\n", b"\r", b"\r\n", b"\xc3\xa9"])), st.integers(1, 7))
+@given(
+    st.lists(st.sampled_from([b"a", b" ", b"bb" * 5, b"\n", b"\r", b"\r\n", b"\xc3\xa9"])), st.integers(1, 7)
+)
 def test_lines_do_not_depend_on_where_a_chunk_ends(
     tmp_path_factory: Any, pieces: list[bytes], size: int
 ) -> None:
