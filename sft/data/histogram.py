@@ -37,7 +37,7 @@ def bins_of(lengths: np.ndarray[Any, np.dtype[np.int32]], limit: int | None = No
     shortest, longest = int(lengths.min()), int(lengths.max())
     skewed = longest > SKEWED * float(np.median(lengths))
     edges = _doubling(shortest, longest) if skewed else _even(shortest, longest)
-    if limit is not None and shortest <= limit < longest:
+    if limit is not None and edges[0] <= limit < longest:
         edges = sorted({*edges, limit + 1})
     counts, _ = np.histogram(lengths, bins=np.array(edges))
     return [Bin(low, high - 1, int(rows)) for (low, high), rows in zip(pairwise(edges), counts, strict=True)]

@@ -117,6 +117,7 @@ def test_rows_say_their_sums(page: str) -> None:
     assert (
         "Row 3 2 samples packed 174 tokens 134 trained (77%) sample 1 of 2, 87 tokens, 67 trained a:1" in text
     )
+    assert "run file <run>.yaml model tiny shown 3 rows, 291 tokens, 211 trained (73%)" in text
     assert "57 padding, to the longest row of the micro-batch" in text
 
 
