@@ -74,8 +74,9 @@ def handed_over() -> Entry | None:
 
 def unprepared_reason(config: RunConfig) -> str | None:
     """Say why a run's data is left to TRL, if it is."""
-    if config.script.dataset_streaming or config.mixture.streaming:
-        return "dataset_streaming: rows are read while training, so nothing can be prepared or counted"
+    mixed = bool(config.mixture.datasets)  # TRL reads dataset_streaming only where there is no mixture
+    if config.mixture.streaming if mixed else config.script.dataset_streaming:
+        return f"{'streaming' if mixed else 'dataset_streaming'}: rows are read while training, so nothing can be prepared or counted"
     return None
 
 
@@ -84,7 +85,7 @@ def _inputs(
 ) -> tuple[PrepareSettings, tuple[Split, Split | None], Cache]:
     reason = unprepared_reason(config)
     if reason is not None:
-        raise UserError(reason, where="dataset_streaming", fix="remove dataset_streaming")
+        raise UserError(reason, where=reason.partition(":")[0], fix="remove it")
     splits = open_splits(
         config.script,
         config.mixture,

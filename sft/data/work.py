@@ -16,6 +16,7 @@ from sft.data.encode import Encoded, Encoder, EncodeSettings
 from sft.data.readers import parse
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text
 from sft.data.tokenizer import TokenizerFiles
+from sft.errors import UserError
 from sft.parent import bind_to
 
 LOST = "answer lost to max_length"
@@ -84,6 +85,10 @@ class Worker:
             except BadRow as problem:
                 bad.append((number, problem))
                 continue
+            except UserError as error:  # the user's own function
+                wrong = error.problems[0]
+                what = f"{block.file.place(number)}: {wrong.what}"
+                raise UserError(what, wrong.where, wrong.fix, exit_code=error.exit_code) from error.__cause__
             shapes[shape.value] += 1
             first.setdefault(shape.value, number)
             numbers.append(number)
