@@ -71,8 +71,9 @@ def lay_out(lengths: Any, settings: PrepareSettings, role: str, order_seed: int 
     else:
         sample, start, stop = order, edges[order], edges[order + 1]
     bins = pack(stop - start, capacity)
-    # The fullest rows come first; the trainer's sampler may be told to keep the order, so it must be none.
-    rows = np.random.default_rng(settings.seed).permutation(len(bins))
+    rows = np.arange(len(bins), dtype=np.int64)
+    if settings.row_seed is not None:
+        rows = np.random.default_rng(settings.row_seed).permutation(rows)
     sizes = np.diff(bins.offsets)[rows]
     offsets = np.zeros(len(bins) + 1, dtype=np.int64)
     np.cumsum(sizes, out=offsets[1:])

@@ -11,7 +11,7 @@ from typing import Any
 
 from sft.config.run import RunConfig
 from sft.data.convert import ConvertSettings
-from sft.data.encode import EncodeSettings
+from sft.data.loss import EncodeSettings
 from sft.data.tokenizer import TokenizerFiles, read_tokenizer, with_template_of
 from sft.data.work import WorkSettings
 from sft.errors import UserError
@@ -27,7 +27,7 @@ class PrepareSettings:
     Attributes:
         packing: the strategy for the training rows, None where they are not packed; eval_packing for the others.
         shuffle_seed: set where shuffle_dataset asks for another order than the files'.
-        seed: orders packed rows, which would come longest first.
+        row_seed: shuffles packed rows, which come longest first, where the trainer's sampler keeps the order.
     """
 
     work: WorkSettings
@@ -35,7 +35,7 @@ class PrepareSettings:
     eval_packing: str | None
     max_length: int | None
     shuffle_seed: int | None
-    seed: int
+    row_seed: int | None
     bad_rows: str
     strict: bool
     max_cut_answers: float
@@ -62,7 +62,7 @@ class PrepareSettings:
             ],
             "encode": asdict(work.encode),
             "packing": [self.packing, self.eval_packing, self.max_length],
-            "order": [self.shuffle_seed, self.seed if self.packing or self.eval_packing else None],
+            "order": [self.shuffle_seed, self.row_seed],
             "bad_rows": self.bad_rows,
         }
 
@@ -106,7 +106,7 @@ def prepare_settings(config: RunConfig, say: Callable[[str], None]) -> PrepareSe
         eval_packing=training.packing_strategy if evaluates_packed else None,
         max_length=training.max_length,
         shuffle_seed=seed if training.shuffle_dataset else None,
-        seed=seed,
+        row_seed=seed if packing and training.train_sampling_strategy == "sequential" else None,
         bad_rows=kit.bad_rows,
         strict=kit.strict_data,
         max_cut_answers=kit.max_cut_answers,

@@ -12,7 +12,8 @@ import numpy as np
 
 from sft.data.block import Block
 from sft.data.convert import Converter, ConvertSettings
-from sft.data.encode import Encoded, Encoder, EncodeSettings
+from sft.data.encode import Encoded, Encoder
+from sft.data.loss import EncodeSettings
 from sft.data.readers import parse
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text
 from sft.data.tokenizer import TokenizerFiles
@@ -82,6 +83,7 @@ class Worker:
         for number, row in parse(block):
             try:
                 shape, sample = self.converter.convert(row)
+                check_loss(sample, self.encoder.settings)
             except BadRow as problem:
                 bad.append((number, problem))
                 continue
@@ -136,6 +138,29 @@ class Worker:
             special_text=sum(row.special_text for row in kept),
             differs=sum(row.differs for row in kept),
             probes=probes,
+        )
+
+
+def check_loss(sample: Sample, settings: EncodeSettings) -> None:
+    """Refuse a loss on a part that the row does not tell apart: TRL passes over the one, and meets the other late.
+
+    Raises:
+        BadRow: assistant_only_loss on what is no chat, or completion_only_loss on what has no completion.
+    """
+    if settings.assistant_only_loss and isinstance(sample, (Text, PromptCompletion)):
+        raise BadRow(
+            "assistant_only_loss needs chats, and the row is none",
+            "remove it; for columns prompt and completion the loss is on the completion alone",
+            reason="no chat",
+            malformed=True,
+        )
+    whole_chat = isinstance(sample, Chat) and sample.prompt_messages is None
+    if settings.completion_only_loss and (whole_chat or isinstance(sample, Text)):
+        raise BadRow(
+            "completion_only_loss has no effect: the row has no prompt and completion",
+            "remove it; for chats set assistant_only_loss: true",
+            reason="no completion",
+            malformed=True,
         )
 
 

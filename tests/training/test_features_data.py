@@ -94,7 +94,7 @@ def test_packing_bfd_trains_the_same_tokens_in_fewer_rows(
 def test_packing_bfd_cuts_what_is_too_long_and_bfd_split_keeps_it(
     train: Train, twelve: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    common = {"dataset_name": twelve, "packing": True, "max_length": 24, **EPOCH}
+    common = {"dataset_name": twelve, "packing": True, "max_length": 24, "max_cut_answers": 1, **EPOCH}
     cut, split = (train(packing_strategy=name, **common) for name in ("bfd", "bfd_split"))
     assert max(lengths(tokenizer)) > 24
     assert cut.trained_tokens == sum(min(length, 24) - 1 for length in lengths(tokenizer))
@@ -138,14 +138,13 @@ def test_accumulated_micro_batches_train_the_same_tokens_to_the_same_loss(train:
     [
         (
             "completion_only_loss",
-            "completion_only_loss has no effect: the rows have no prompt and completion; they have messages\n"
-            "  where: completion_only_loss\n"
+            "completion_only_loss has no effect: the row has no prompt and completion "
+            "(and 11 more rows: no completion)\n  where: {rows}:1\n"
             "  fix:   remove it; for chats set assistant_only_loss: true",
         ),
         (
             "assistant_only_loss",
-            "assistant_only_loss needs chats, and the rows are none; they have text\n"
-            "  where: assistant_only_loss\n"
+            "assistant_only_loss needs chats, and the row is none (and 3 more rows: no chat)\n  where: {rows}:1\n"
             "  fix:   remove it; for columns prompt and completion the loss is on the completion alone",
         ),
     ],
@@ -154,9 +153,10 @@ def test_loss_on_a_part_that_the_rows_do_not_have_is_refused(
     train: Train, tmp_path: Path, setting: str, text: str
 ) -> None:
     rows = ROWS if setting == "completion_only_loss" else [{"text": "plain"}] * 4
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(UserError) as caught:
-        train(dataset_name=str(tiny.write_rows(tmp_path / "rows.jsonl", rows)), **{setting: True})
-    assert (caught.value.exit_code, str(caught.value)) == (ExitCode.USAGE, text)
+        train(dataset_name=str(data), **{setting: True})
+    assert (caught.value.exit_code, str(caught.value)) == (ExitCode.USAGE, text.format(rows=data))
 
 
 def test_formatting_function_from_a_file(
