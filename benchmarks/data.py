@@ -104,6 +104,8 @@ def measure(side: str, settings: dict[str, Any], *, keep: Path | None = None) ->
         place = Path(scratch) / "settings.json"
         place.write_text(json.dumps({**settings, "scratch": str(keep or scratch)}))
         environment = {**os.environ, "HF_DATASETS_CACHE": f"{scratch}/datasets", "HF_HUB_OFFLINE": "1"}
+        if side == "padded":
+            environment["OMP_NUM_THREADS"] = str(settings["threads"])
         environment["TOKENIZERS_PARALLELISM"] = "false" if side in ("trl", "padded") else "true"
         child = subprocess.Popen(
             [sys.executable, str(SIDE), side, str(place)],
@@ -191,6 +193,7 @@ def packed(settings: dict[str, Any]) -> float:
             "seed": settings["seed"],
             "use_cpu": "true",
             "bf16": "false",
+            "num_cpu_threads_per_process": settings["threads"],
             "logging_steps": 1,
             "save_strategy": "no",
             "output_dir": f"{scratch}/out",
@@ -239,7 +242,7 @@ def training(settings: dict[str, Any], rounds: int, model: Path | None) -> None:
             ours.append(packed(more))
             print(f"round {turn + 1}: packed {ours[-1]:.0f}, padded {theirs[-1]:.0f}", file=sys.stderr)
     print(
-        f"\nTraining {named}, float32, sdpa, {settings['steps']} steps, {rounds} rounds, {os.cpu_count()} cores.\n"
+        f"\nTraining {named}, float32, sdpa, {settings['steps']} steps, {rounds} rounds, {settings['threads']} threads.\n"
     )
     print("| | tokens with loss a second, median (range) |\n|---|---:|")
     print(f"| `sft launch`, packed, rows of {settings['max_length']} | {spread(ours, 0)} |")
@@ -265,6 +268,7 @@ def main() -> None:
     parser.add_argument("--training", action="store_true", help="measure training, not preparation")
     parser.add_argument("--model", type=Path, help="trained instead of a small Llama with random weights")
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps of a training [12]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a training [one a core]")
     parser.add_argument("--packed-rows", type=int, default=4, help="packed rows an optimizer step [4]")
     arguments = parser.parse_args()
     rows = chats(arguments.data)
@@ -277,6 +281,7 @@ def main() -> None:
             "max_length": arguments.max_length,
             "steps": arguments.steps,
             "packed_rows": arguments.packed_rows,
+            "threads": arguments.threads,
         }
         with open(settings["chats"], "w") as file:
             file.writelines(repeated(rows, int(arguments.megabytes * 1e6)))
