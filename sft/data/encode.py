@@ -14,30 +14,14 @@ from typing import Literal
 from tokenizers import Encoding, Tokenizer
 
 from sft.data import special_text
+from sft.data.loss import EncodeSettings, choose
 from sft.data.masks import mask_by_offsets, mask_of, without_marks
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text, Tokens
-from sft.data.spans import Masker, message_spans, unproven
+from sft.data.spans import Masker
 from sft.data.template import ChatTemplate, Span
 from sft.data.tokenizer import TokenizerFiles
 
 Answer = Literal["whole", "cut", "lost"]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeSettings:
-    """What decides a row's tokens and its mask; the keys are the run file's.
-
-    Attributes:
-        completion_only_loss: None trains the completion of rows that have one.
-        max_length: tokens a row may have; None for no limit, and where packing splits long rows.
-    """
-
-    assistant_only_loss: bool = False
-    completion_only_loss: bool | None = None
-    max_length: int | None = None
-    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
-    special_tokens_in_content: Literal["text", "refuse"] = "text"
-    eos_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,77 +120,12 @@ class Encoder:
         spelled = special.spelled_in(chat)
         if spelled and self.settings.special_tokens_in_content == "refuse":
             raise special_text.refused()
-        draft = self._with_loss(masker, special.mark(chat) if spelled else chat)
-        if spelled:
-            draft.special = special
-            if special_text.bare(draft.text) != self._with_loss(masker, chat).text:
-                raise special_text.unclear("the template reads it")
+        chosen = choose(masker, special.mark(chat) if spelled else chat, self.settings)
+        if spelled and special_text.bare(chosen.text) != choose(masker, chat, self.settings).text:
+            raise special_text.unclear("the template reads it")
+        draft = _Drafted(chosen.text, chosen.spans, chosen.how, chosen.differs)
+        draft.special = special if spelled else None
         return draft
-
-    def _with_loss(self, masker: Masker, chat: Chat) -> _Drafted:
-        """Render a conversation and choose the characters that carry loss."""
-        settings = self.settings
-        flagged = [index for index, trained in enumerate(chat.trained) if trained is not None]
-        differs = False
-        if settings.assistant_only_loss or flagged:
-            rendered = masker.render(chat)
-            text, spans, how, differs = rendered.text, rendered.spans, rendered.how, rendered.differs
-            if flagged:
-                spans = self._flagged(masker.template, chat, text, spans)
-        else:
-            text = masker.template.render(chat.messages, chat.tools, **chat.template_kwargs)
-            spans, how = [(0, len(text))], "the whole conversation"
-        completion_only = settings.completion_only_loss is not False
-        if chat.prompt_messages is not None and completion_only:
-            edge = self._prompt_edge(masker, chat, text)
-            spans = [(max(start, edge), stop) for start, stop in spans if stop > edge]
-            how = how if settings.assistant_only_loss else "the completion"
-        whole = spans == [(0, len(text))]
-        return _Drafted(text, None if whole else spans, how, differs=differs)
-
-    def _flagged(self, template: ChatTemplate, chat: Chat, text: str, spans: list[Span]) -> list[Span]:
-        """Apply what single messages say about their own loss."""
-        turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
-        if len(turns) != len(spans):
-            raise unproven(f"{len(spans)} trained parts for {len(turns)} turns of the assistant")
-        if self.settings.assistant_only_loss:
-            return [
-                span for index, span in zip(turns, spans, strict=True) if chat.trained[index] is not False
-            ]
-        without = dict(zip(turns, spans, strict=True))
-        off = [index for index, trained in enumerate(chat.trained) if trained is False]
-        others = message_spans(template, chat, text, [index for index in off if index not in without])
-        holes = sorted(without.get(index) or others[index] for index in off)
-        kept, at = [], 0
-        for start, stop in holes:
-            kept.append((at, start))
-            at = stop
-        return [(start, stop) for start, stop in [*kept, (at, len(text))] if stop > start]
-
-    def _prompt_edge(self, masker: Masker, chat: Chat, text: str) -> int:
-        """Return where the completion begins: behind the prompt as it is rendered for generation.
-
-        A template may render the prompt alone otherwise than before a completion; the completion then begins
-        where the two part, as in TRL.
-        """
-        assert chat.prompt_messages is not None
-        template = (
-            masker.template
-            if masker.training is None or not self.settings.assistant_only_loss
-            else masker.training
-        )
-        prompt = template.render(
-            chat.messages[: chat.prompt_messages],
-            chat.tools,
-            add_generation_prompt=True,
-            **chat.template_kwargs,
-        )
-        if text.startswith(prompt):
-            return len(prompt)
-        return next(
-            (index for index, (one, other) in enumerate(zip(prompt, text, strict=False)) if one != other),
-            min(len(prompt), len(text)),
-        )
 
     def _masker(self, has_tools: bool) -> Masker:
         text = self.files.template(has_tools)

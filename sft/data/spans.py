@@ -7,6 +7,7 @@ template rendered turn by turn, where every shorter rendering is the beginning o
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,13 +26,15 @@ class Rendered:
     Attributes:
         spans: one a turn of the assistant, in order.
         how: what the spans were found by.
+        template: what it was rendered with.
         differs: the text is not what the model's own template renders: TRL's training template keeps what that
-            one strips from earlier turns.
+            one strips from earlier turns, or ends the last turn where that one leaves it open.
     """
 
     text: str
     spans: list[Span]
     how: str
+    template: ChatTemplate
     differs: bool = False
 
 
@@ -48,21 +51,28 @@ class Masker:
         self.enders = tuple(enders)
         found = None if template.has_markers else training_template(template.text)
         self.training = None if found is None else ChatTemplate(found, template.variables)
+        self._nothing = re.compile("(?:" + "|".join([r"\s", *map(re.escape, enders)]) + ")*+")
 
     def render(self, chat: Chat) -> Rendered:
         """Render a conversation with its spans.
 
         Raises:
-            BadRow: the template raises, or the assistant's part cannot be told apart.
+            BadRow: the template raises, leaves out what the assistant says, or does not let it be told apart.
         """
-        if self.template.has_markers:
-            text, spans = self.template.render_with_spans(chat.messages, chat.tools, **chat.template_kwargs)
-            return Rendered(text, spans, MARKERS)
-        if self.training is not None:
-            text, spans = self.training.render_with_spans(chat.messages, chat.tools, **chat.template_kwargs)
-            own = self.template.render(chat.messages, chat.tools, **chat.template_kwargs)
-            return Rendered(text, spans, TRAINING, differs=own != text)
-        return self._turn_by_turn(chat)
+        template = self.template if self.training is None else self.training
+        if not template.has_markers:
+            rendered = self._turn_by_turn(chat)
+        else:
+            text, spans = template.render_with_spans(chat.messages, chat.tools, **chat.template_kwargs)
+            turns = sum(message["role"] == "assistant" for message in chat.messages)
+            spans = spans if len(spans) == turns else _joined(spans)
+            if self.training is None:
+                rendered = Rendered(text, spans, MARKERS, template)
+            else:
+                own = self.template.render(chat.messages, chat.tools, **chat.template_kwargs)
+                rendered = Rendered(text, spans, TRAINING, template, differs=own != text)
+        self._check_said(chat, rendered)
+        return rendered
 
     def _turn_by_turn(self, chat: Chat) -> Rendered:
         def render(count: int, prompt: bool = False) -> str:
@@ -79,16 +89,45 @@ class Masker:
                 raise unproven(
                     "the first message is the assistant's, and there is nothing to render before it"
                 )
-            before, after = render(index, prompt=True), render(index + 1)
+            before = render(index, prompt=True)
+            after = full if index + 1 == len(chat.messages) else render(index + 1)
             if not (after.startswith(before) and full.startswith(after)):
                 raise unproven(f"rendering message {index + 1} changes what stands before it")
             spans.append((len(before), self._end(full, len(before), len(after))))
-        return Rendered(full, spans, PREFIXES)
+        return Rendered(full, spans, PREFIXES, self.template)
 
     def _end(self, text: str, start: int, stop: int) -> int:
         """Leave out white space behind the token that ends the turn: generation has stopped there."""
         bare = len(text[start:stop].rstrip()) + start
         return bare if text[start:bare].endswith(self.enders) else stop
+
+    def _check_said(self, chat: Chat, rendered: Rendered) -> None:
+        """Refuse a turn of which nothing but its end is left: the model would learn to say nothing."""
+        turns = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if len(turns) != len(rendered.spans):
+            return
+        for index, (start, stop) in zip(turns, rendered.spans, strict=True):
+            if chat.trained and chat.trained[index] is False:
+                continue
+            found = self._nothing.match(rendered.text, start, stop)
+            if found is not None and found.end() == stop:
+                raise BadRow(
+                    f"the chat template leaves out all that message {index + 1} says",
+                    "set chat_template_path to a template that renders such messages, or mend the row",
+                    reason="left out by the chat template",
+                    malformed=True,
+                )
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Join spans that touch, for a template that marks parts of a turn each by itself."""
+    joined: list[Span] = []
+    for start, stop in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        elif stop > start:
+            joined.append((start, stop))
+    return joined
 
 
 def unproven(why: str) -> BadRow:

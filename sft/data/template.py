@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -34,6 +34,11 @@ class Generation(Extension):
 
     tags = {"generation"}
 
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.marked = 0
+        """Blocks rendered since this was last set to 0: a text with more marks has some of its own."""
+
     def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
         """Wrap what the block renders in marks."""
         line = next(parser.stream).lineno
@@ -42,16 +47,28 @@ class Generation(Extension):
 
     def mark(self, caller: Any) -> str:
         """Render the block."""
+        self.marked += 1
         return f"{OPEN}{caller()}{CLOSE}"
 
 
 class Namespace(jinja2.utils.Namespace):
     """A template's `namespace()`, without names that lead out of the sandbox."""
 
+    def __init__(*values: Any, **named: Any) -> None:  # no `self`, so that a template may name one so
+        self, *rest = values
+        attributes = dict(*rest, **named)
+        for name in attributes:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
     def __setitem__(self, name: str, value: Any) -> None:
-        if str(name).startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"a template may not set the attribute {name!r}")
+        _check_name(name)
         super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a template may not set the attribute {name!r}")
 
 
 def _raise_exception(message: str) -> None:
@@ -111,7 +128,9 @@ class ChatTemplate:
         self.text = text
         self.variables = dict(variables)
         self.has_markers = bool(re.search(r"\{%-?\s*generation\s*-?%\}", text))
-        self._template = _environment().from_string(text)
+        environment = _environment()
+        self._template = environment.from_string(text)
+        self._generation = cast(Generation, environment.extensions[Generation.identifier])
 
     def render(
         self,
@@ -124,9 +143,10 @@ class ChatTemplate:
         """Render a conversation.
 
         Raises:
-            BadRow: the template raises.
+            BadRow: the template raises, or has markers and the text itself holds the marks.
         """
-        return self._render(messages, tools, add_generation_prompt, more).replace(OPEN, "").replace(CLOSE, "")
+        text = self._render(messages, tools, add_generation_prompt, more)
+        return self._taken_apart(text)[0] if self.has_markers else text
 
     def render_with_spans(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, **more: Any
@@ -136,16 +156,19 @@ class ChatTemplate:
         Raises:
             BadRow: the template raises, or the text itself holds the marks.
         """
-        pieces = self._render(messages, tools, False, more).split(OPEN)
-        parts, spans, at = [pieces[0]], [], len(pieces[0])
-        for piece in pieces[1:]:
+        return self._taken_apart(self._render(messages, tools, False, more))
+
+    def _taken_apart(self, marked: str) -> tuple[str, list[Span]]:
+        first, *pieces = marked.split(OPEN)
+        parts, spans, at = [first], [], len(first)
+        for piece in pieces:
             inside, mark, outside = piece.partition(CLOSE)
             if not mark or CLOSE in outside:
                 raise _reserved()
             spans.append((at, at + len(inside)))
             parts += (inside, outside)
             at += len(inside) + len(outside)
-        if CLOSE in pieces[0]:
+        if CLOSE in first or len(spans) > self._generation.marked:
             raise _reserved()
         return "".join(parts), spans
 
@@ -156,6 +179,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         more: Mapping[str, Any],
     ) -> str:
+        self._generation.marked = 0
         try:
             return self._template.render(
                 **{
@@ -171,9 +195,10 @@ class ChatTemplate:
             jinja2.exceptions.TemplateError,
             TypeError,
             ValueError,
-            KeyError,
+            LookupError,
             AttributeError,
             ArithmeticError,
+            RecursionError,
         ) as error:
             raise BadRow(
                 f"the chat template refuses the row: {error or type(error).__name__}",
