@@ -95,7 +95,7 @@ def _show(loaded: LoadedRun, arguments: argparse.Namespace) -> int:
     if entry is not None:
         return _draw(loaded, entry, arguments, whole=True)
     limit = max(PREVIEW_ROWS, 4 * max(arguments.rows or [arguments.n]))
-    with preview(loaded, limit) as entry:
+    with preview(loaded, limit, refused=lambda error: _say(f"warning: {error}")) as entry:
         _say(
             f"note: not prepared yet (`sft data prepare`), so rows are taken from the first {limit:,} of each split"
         )

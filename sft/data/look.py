@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sft.data.block import SourceFile
 from sft.data.cache import Entry
 from sft.data.view import PreparedRow
 from sft.errors import UserError
@@ -32,11 +33,11 @@ def take_rows(entry: Entry, split: str, numbers: Sequence[int]) -> list[Prepared
             fix=f"choose from 1 to {len(dataset)}",
         )
     found: list[dict[str, Any]] = [dataset[number - 1] for number in numbers]
-    names = entry.manifest["sources"][split]
+    files = [SourceFile("", one["kind"], one["name"]) for one in entry.manifest["sources"][split]]
     origins = [
-        list(zip((names[file] for file in row["files"]), row["numbers"], strict=True)) for row in found
+        list(zip((files[file] for file in row["files"]), row["numbers"], strict=True)) for row in found
     ]
-    cuts = _cuts(entry, {origin for row in origins for origin in row})
+    cuts = _cuts(entry, {(file.name, number) for row in origins for file, number in row})
     return [
         PreparedRow(
             number,
@@ -44,15 +45,15 @@ def take_rows(entry: Entry, split: str, numbers: Sequence[int]) -> list[Prepared
             row["labels"],
             row.get("seq_lengths"),
             _places(origin, one_a_sample="seq_lengths" in row),
-            sum(cuts.get(one, 0) for one in dict.fromkeys(origin)),
+            sum(cuts.get((file.name, row), 0) for file, row in dict.fromkeys(origin)),
         )
         for number, row, origin in zip(numbers, found, origins, strict=True)
     ]
 
 
-def _places(origin: Sequence[tuple[str, int]], *, one_a_sample: bool) -> tuple[str, ...]:
+def _places(origin: Sequence[tuple[SourceFile, int]], *, one_a_sample: bool) -> tuple[str, ...]:
     """Name the places of a row's samples; samples that are not kept apart share one name."""
-    places = [f"{name}:{number}" for name, number in origin]
+    places = [file.place(number) for file, number in origin]
     return tuple(places) if one_a_sample else (", ".join(places),)
 
 

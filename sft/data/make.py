@@ -62,11 +62,13 @@ def make_entry(
     settings: PrepareSettings,
     say: Callable[[str], None],
     limit: int | None = None,
+    refused: Callable[[UserError], None] | None = None,
 ) -> dict[str, Any]:
     """Fill a directory with prepared data, its manifest last, and return the manifest.
 
     Args:
         limit: read only so many rows of each split.
+        refused: takes what would be raised of rows that are not accepted, so that they can be looked at.
 
     Raises:
         UserError: a file is broken, or what became of the rows is not what the run file accepts.
@@ -80,14 +82,19 @@ def make_entry(
     for role, encoding in made.items():
         summary = encoding.summary
         lengths, full = _joined(encoding.lengths, np.int32), _joined(encoding.full_lengths, np.int32)
-        judge(role, summary, encoding.dropped, full, settings, encoding.first_of_shape)
+        try:
+            judge(role, summary, encoding.dropped, full, settings, encoding.first_of_shape)
+        except UserError as error:
+            if refused is None:
+                raise
+            refused(error)
         layout = lay_out(lengths, settings, role, encoding.split.order_seed)
         summary.rows, summary.packed = len(layout), layout.packed
         summary.max_length = settings.max_length
         _write(directory, role, encoding, layout, full)
         manifest["splits"][role] = summary.to_json()
         manifest["probes"][role] = encoding.probes
-        manifest["sources"][role] = [file.name for file in encoding.files]
+        manifest["sources"][role] = [{"name": file.name, "kind": file.kind} for file in encoding.files]
     manifest["files"] = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     (directory / "manifest.json").write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     return manifest
@@ -187,7 +194,11 @@ def _take(
     summary.trained += kept - len(cut)
     summary.cut_answers += sum(answer != "whole" for *_, answer in outcome.truncated)
     summary.tokens += len(outcome.ids)
-    summary.trained_tokens += int(np.count_nonzero(outcome.mask))
+    # A sample's first token is predicted by nothing, whatever its mask says.
+    firsts = np.cumsum(outcome.lengths) - outcome.lengths
+    summary.trained_tokens += int(np.count_nonzero(outcome.mask)) - int(
+        np.count_nonzero(outcome.mask[firsts])
+    )
     summary.special_text += outcome.special_text
     summary.differs += outcome.differs
     for counter, more in (

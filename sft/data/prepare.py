@@ -57,12 +57,21 @@ def find(loaded: LoadedRun, say: Callable[[str], None] = to_stderr) -> Entry | N
 
 
 @contextmanager
-def preview(loaded: LoadedRun, limit: int, say: Callable[[str], None] = to_stderr) -> Iterator[Entry]:
-    """Prepare the first rows of each split aside, to be looked at; gone when the block ends."""
+def preview(
+    loaded: LoadedRun,
+    limit: int,
+    say: Callable[[str], None] = to_stderr,
+    refused: Callable[[UserError], None] | None = None,
+) -> Iterator[Entry]:
+    """Prepare the first rows of each split aside, to be looked at; gone when the block ends.
+
+    Args:
+        refused: takes what would be raised of rows that are not accepted.
+    """
     with tempfile.TemporaryDirectory(prefix="sft-preview-") as place, _placed(loaded):
         settings, splits, _ = _inputs(loaded.config, say)
         directory = Path(place)
-        manifest = make_entry(directory, splits, settings, say, limit=limit)
+        manifest = make_entry(directory, splits, settings, say, limit=limit, refused=refused)
         yield Entry(directory, manifest)
 
 

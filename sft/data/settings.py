@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
 from sft.config.run import RunConfig
 from sft.data.convert import ConvertSettings
 from sft.data.loss import EncodeSettings
+from sft.data.template import ChatTemplate
 from sft.data.tokenizer import TokenizerFiles, read_tokenizer, with_template_of
 from sft.data.work import WorkSettings
 from sft.errors import UserError
@@ -141,6 +144,7 @@ def tokenizer_files(config: RunConfig, say: Callable[[str], None]) -> TokenizerF
         files = replace(files, templates={"default": _template_text(Path(path))})
     elif path is not None:
         files = with_template_of(files, read(path, None, "chat_template_path"))
+    _check_templates(files, path if path is not None and path.endswith((".jinja", ".j2")) else None)
     if training.eos_token is not None:
         if files.build().token_to_id(training.eos_token) is None:
             raise UserError(
@@ -150,6 +154,19 @@ def tokenizer_files(config: RunConfig, say: Callable[[str], None]) -> TokenizerF
             )
         files = replace(files, special={**files.special, "eos_token": training.eos_token})
     return files
+
+
+def _check_templates(files: TokenizerFiles, path: str | None) -> None:
+    """Refuse a template that cannot be compiled, before there are workers to find it."""
+    for name, text in files.templates.items():
+        try:
+            ChatTemplate(text, files.special)
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"the chat template is broken at its line {error.lineno}: {error.message}",
+                where=f"{path}:{error.lineno}" if path else f"chat_template ({name})",
+                fix="mend the template",
+            ) from None
 
 
 def _template_text(path: Path) -> str:

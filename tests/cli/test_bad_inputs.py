@@ -13,6 +13,7 @@ from sft.cli.main import main
 from tests.data import tables
 from tests.data.bad_files import BAD_FILES, BadFile
 from tests.data.bad_rows import BAD_ROWS, BadRowCase
+from tests.data.bad_settings import BAD_SETTINGS, BadSettings
 
 
 def prepare(tmp_path: Path, model: Path, settings: dict[str, Any], *words: str) -> int:
@@ -81,6 +82,18 @@ def test_a_bad_row_is_told(
     assert (code, message) == (2, expected)
 
 
+@pytest.mark.parametrize("case", BAD_SETTINGS, ids=lambda case: case.name)
+def test_bad_settings_are_told(
+    case: BadSettings, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "data"
+    here.mkdir()
+    settings = case.build(here, tiny_model)
+    code = prepare(tmp_path, tiny_model, settings, *case.words)
+    message = case.message.replace("{here}", str(here)).replace("{model}", settings["model_name_or_path"])
+    assert (code, told(capsys.readouterr().err.strip(), tmp_path)) == (2, message)
+
+
 def test_the_page_of_bad_inputs_is_made_of_these_lists() -> None:
-    assert len(BAD_FILES) + len(BAD_ROWS) >= 60
+    assert len(BAD_FILES) + len(BAD_ROWS) + len(BAD_SETTINGS) >= 60
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(), "run: python -m tests.data.tables"

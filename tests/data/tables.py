@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.data.bad_files import BAD_FILES
 from tests.data.bad_rows import BAD_ROWS
+from tests.data.bad_settings import BAD_SETTINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "bad-inputs.md"
 HEAD = """\
@@ -28,7 +29,9 @@ def page() -> str:
     dropped = ["## Rows that are dropped and counted", "", "`--strict` refuses them.", ""]
     dropped += ["| input | message | fix |", "|---|---|---|"]
     dropped += [_row(case) for case in BAD_ROWS if not case.malformed]
-    return HEAD + "\n".join([*files, "", *refused, "", *dropped]) + "\n"
+    settings = ["## Data that cannot be trained as the run file says", "", "| input | message |", "|---|---|"]
+    settings += [f"| {case.what_it_is} | {_cell(case.message)} |" for case in BAD_SETTINGS]
+    return HEAD + "\n".join([*files, "", *refused, "", *dropped, "", *settings]) + "\n"
 
 
 def _row(case: object) -> str:
@@ -36,7 +39,7 @@ def _row(case: object) -> str:
 
 
 def _cell(text: str) -> str:
-    shown = "<br>".join(line.strip() for line in text.replace("{here}", "HERE").splitlines())
+    shown = "<br>".join(line.strip() for line in text.replace("{here}", "HERE").replace("{model}", "MODEL").splitlines())
     return shown.replace("|", "\\|")
 
 
