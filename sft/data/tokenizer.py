@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from sft.data import rebuilt
 from sft.errors import ExitCode, UserError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -43,8 +44,8 @@ class TokenizerFiles:
     added: tuple[str, ...] = ()
 
     def build(self) -> Tokenizer:
-        """Make the tokenizer, with neither padding nor truncation."""
-        tokenizer = Tokenizer.from_str(self.backend)
+        """Make the tokenizer, with neither padding nor truncation, and with white space in the offsets of tokens."""
+        tokenizer = Tokenizer.from_str(self.backend.replace('"trim_offsets":true', '"trim_offsets":false'))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -73,17 +74,34 @@ def read_tokenizer(
     directory = _directory(name, revision, key)
     file = directory / "tokenizer.json"
     config = _json(directory / "tokenizer_config.json", key)
-    if backend == "transformers" or not file.is_file():
-        why = "tokenizer_backend: transformers" if file.is_file() else f"{name} has no tokenizer.json"
+    why, taken = None, "TokenizersBackend"
+    if not file.is_file():
+        why = f"{name} has no tokenizer.json"
+    elif backend == "transformers":
+        why = "tokenizer_backend: transformers"
+    else:
+        try:
+            written = file.read_text(encoding="utf-8")
+            tokenizer = Tokenizer.from_str(written)
+        except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
+            raise UserError(
+                f"the tokenizer of {name} cannot be read: {error}",
+                where=str(file),
+                fix="fetch the model again",
+            ) from None
+        fields = json.loads(written)
+        found = rebuilt.tokenizer_class(config, _json(directory / "config.json", key), fields)
+        if found is None:
+            why = f"{name} does not say which kind of tokenizer it has"
+        elif not rebuilt.is_as_built(found, config, fields):
+            why = f"{found} does not take the tokenizer.json of {name} as it is"
+        else:
+            taken = found
+    if why is not None:
         say(f"{why}: loading the tokenizer through transformers, which takes some seconds")
         return _through_transformers(directory, trust_remote_code, key)
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception for whatever is wrong in the file
-        raise UserError(
-            f"the tokenizer of {name} cannot be read: {error}", where=str(file), fix="fetch the model again"
-        ) from None
-    special = _special_tokens(directory, config, key)
+    special = rebuilt.DEFAULTS.get(taken, {}) | _special_tokens(directory, config, key)
+    special = {name: token for name, token in special.items() if token}
     _add_missing(tokenizer, config, special)
     control = config.get("chat_control_tokens")
     return TokenizerFiles(
@@ -105,14 +123,15 @@ def with_template_of(own: TokenizerFiles, other: TokenizerFiles) -> TokenizerFil
         if token.content not in vocabulary
     ]
     tokenizer.add_tokens(missing)
-    special = dict(own.special)
+    special = {name: token for name, token in own.special.items() if name != "eos_token"}
     if "eos_token" in other.special:
         special["eos_token"] = other.special["eos_token"]
+    template = other.template(has_tools=False)
     return replace(
         own,
         backend=tokenizer.to_str(),
         special=special,
-        templates=other.templates,
+        templates={} if template is None else {"default": template},
         added=tuple(token.content for token in missing),
     )
 
@@ -168,10 +187,16 @@ def _content(token: Any) -> str | None:
 
 
 def _special_tokens(directory: Path, config: dict[str, Any], key: str) -> dict[str, str]:
-    """Read the named special tokens; tokenizer_config.json wins, as in transformers."""
+    """Read the named special tokens; tokenizer_config.json wins, as in transformers. Empty for those named as null."""
     older = _json(directory / "special_tokens_map.json", key)
-    found = {name: _content(config.get(name, older.get(name))) for name in NAMED}
-    return {name: token for name, token in found.items() if token is not None}
+    named = {
+        name: config[name] if name in config else older[name] for name in NAMED if name in {**older, **config}
+    }
+    extra = config.get("extra_special_tokens")  # a model's own names, e.g. image_token
+    return {
+        name: _content(token) or ""
+        for name, token in (named | (extra if isinstance(extra, dict) else {})).items()
+    }
 
 
 def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str]) -> None:
@@ -215,7 +240,7 @@ def _through_transformers(directory: Path, trust_remote_code: bool, key: str) ->
 
     try:
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
             f"transformers cannot load the tokenizer: {_line(error)}",
             where=key,
@@ -229,10 +254,12 @@ def _through_transformers(directory: Path, trust_remote_code: bool, key: str) ->
             fix="convert it to a tokenizer.json, or use a model that has one",
         )
     templates = loaded.chat_template or {}
+    control = getattr(loaded, "chat_control_tokens", None)
     return TokenizerFiles(
         backend.to_str(),
         dict(loaded.special_tokens_map),
         templates if isinstance(templates, dict) else {"default": templates},
+        tuple(control) if control else None,
     )
 
 
