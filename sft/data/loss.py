@@ -55,10 +55,15 @@ def choose(masker: Masker, chat: Chat, settings: EncodeSettings) -> Chosen:
         template, differs = masker.template, False
         text = template.render(chat.messages, chat.tools, **chat.template_kwargs)
         spans, how = [(0, len(text))], "the completion" if completion_only else "the whole conversation"
-    if completion_only:
+    if completion_only and not (settings.assistant_only_loss and _answers_follow(chat)):
         edge = _prompt_edge(template, chat, text)
         spans = [(max(start, edge), stop) for start, stop in spans if stop > edge]
     return Chosen(text, None if spans == [(0, len(text))] else spans, how, differs)
+
+
+def _answers_follow(chat: Chat) -> bool:
+    """Whether all turns of the assistant are in the completion, so that its edge need not be looked for."""
+    return all(message["role"] != "assistant" for message in chat.messages[: chat.prompt_messages])
 
 
 def _flagged(rendered: Rendered, chat: Chat, assistant_only: bool) -> list[Span]:

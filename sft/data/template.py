@@ -130,6 +130,8 @@ class ChatTemplate:
         self.has_markers = bool(re.search(r"\{%-?\s*generation\s*-?%\}", text))
         environment = _environment()
         self._template = environment.from_string(text)
+        # A context of plain dicts: jinja2 would copy its chained ones for every row.
+        self._names = {**environment.globals, **self.variables, "documents": None}
         self._generation = cast(Generation, environment.extensions[Generation.identifier])
 
     def render(
@@ -181,16 +183,14 @@ class ChatTemplate:
     ) -> str:
         self._generation.marked = 0
         try:
-            return self._template.render(
-                **{
-                    **self.variables,
-                    "messages": with_reasoning(messages),
-                    "tools": list(tools) if tools is not None else None,
-                    "documents": None,
-                    "add_generation_prompt": add_generation_prompt,
-                    **more,
-                }
-            )
+            names = {
+                **self._names,
+                "messages": with_reasoning(messages),
+                "tools": list(tools) if tools is not None else None,
+                "add_generation_prompt": add_generation_prompt,
+                **more,
+            }
+            return "".join(self._template.root_render_func(self._template.new_context(names, shared=True)))
         except (
             jinja2.exceptions.TemplateError,
             TypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -195,6 +196,8 @@ def start(settings: WorkSettings, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker = Worker(settings)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # a block is many small objects, and none of them in cycles
 
 
 def work(block: Block) -> Outcome:
