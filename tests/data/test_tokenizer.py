@@ -82,7 +82,7 @@ READ_FROM_FILE: list[tuple[str, Any, str, str | None, dict[str, Any]]] = [
         "llama",
         {
             "extra_special_tokens": {"image_token": "<img>"},
-            "eos_token": {"content": "<|im_end|>", "lstrip": False},
+            "pad_token": {"__type": "AddedToken", "content": "<|endoftext|>"},
         },
     ),
 ]
