@@ -19,12 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="write the configuration, print the command, and stop"
     )
+    parser.add_argument("--strict", action="store_true", help="refuse the data if any row would be dropped")
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.run import check_run
     from sft.launch.local import launch, prepare
 
+    if arguments.strict:
+        extra = [*extra, "--strict_data", "true"]
     checked = check_run(arguments.run_file, extra)
     for note in checked.notes:
         print(f"note: {note}", file=sys.stderr)
