@@ -1,4 +1,4 @@
-"""The commands of README.md, run as they stand there, on the tiny model in place of the quickstart's."""
+"""The commands of README.md and docs/data.md, run as they stand there, on the tiny model in place of the quickstart's."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SETUP_COMMANDS = ("bash launch/quickstart.sh", "bash tests/run.sh")
 """Run by other means: the first downloads a model (tests/quickstart runs its stages), the second runs this test."""
 
 
-def blocks() -> list[str]:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def blocks(page: str = "README.md") -> list[str]:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
     return [block.strip() for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)]
 
 
@@ -72,3 +72,13 @@ def test_every_command_runs_as_written(place: Path) -> None:
     assert (place / "runs" / "qlora" / "merged" / "model.safetensors").exists()
     assert (place / "my_zero3.yaml").exists()
     assert "sft sync" in done.stderr
+
+
+def test_the_commands_of_the_page_on_data_run_as_written(place: Path) -> None:
+    script = "\n".join(["set -euo pipefail", *commands()[:2], *blocks("docs/data.md")])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=place, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loss on       generation markers (100)" in done.stdout
+    assert (place / "rows.html").read_text(encoding="utf-8").startswith("<!doctype html>")
