@@ -81,4 +81,4 @@ def test_the_commands_of_the_page_on_data_run_as_written(place: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "loss on       generation markers (100)" in done.stdout
-    assert (place / "rows.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (place / "rows.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
