@@ -79,7 +79,14 @@ class Entry:
 
     def lines(self) -> list[str]:
         """Say the sums for people."""
-        return [line for split in self.manifest["splits"] for line in self.summary(split).lines(split)]
+        lines = [line for split in self.manifest["splits"] for line in self.summary(split).lines(split)]
+        added = self.manifest["added_tokens"]
+        if added:
+            lines.append(
+                f"the chat template needs {len(added)} tokens that the vocabulary lacks ({', '.join(added[:4])}): the"
+                " embeddings grow, and theirs are trained and saved"
+            )
+        return lines
 
 
 class Cache:

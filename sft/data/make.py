@@ -79,6 +79,7 @@ def make_entry(
             made[role] = encode_split(directory, role, split, settings, say, limit)
     _count_duplicates(made)
     manifest: dict[str, Any] = {"splits": {}, "probes": {}, "sources": {}}
+    manifest["added_tokens"] = list(settings.work.tokenizer.added)
     for role, encoding in made.items():
         summary = encoding.summary
         lengths, full = _joined(encoding.lengths, np.int32), _joined(encoding.full_lengths, np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -144,6 +145,7 @@ def tokenizer_files(config: RunConfig, say: Callable[[str], None]) -> TokenizerF
         files = replace(files, templates={"default": _template_text(Path(path))})
     elif path is not None:
         files = with_template_of(files, read(path, None, "chat_template_path"))
+        _check_new_tokens(files, config)
     _check_templates(files, path if path is not None and path.endswith((".jinja", ".j2")) else None)
     if training.eos_token is not None:
         if files.build().token_to_id(training.eos_token) is None:
@@ -154,6 +156,21 @@ def tokenizer_files(config: RunConfig, say: Callable[[str], None]) -> TokenizerF
             )
         files = replace(files, special={**files.special, "eos_token": training.eos_token})
     return files
+
+
+def _check_new_tokens(files: TokenizerFiles, config: RunConfig) -> None:
+    """Refuse what ends at the first step: TRL 1.16's loss asks PEFT's wrapper around a tied head for its bias."""
+    if not files.added or not config.model.use_peft:
+        return
+    path = Path(config.model.model_name_or_path or "") / "config.json"
+    shape = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if {**shape, **shape.get("text_config", {})}.get("tie_word_embeddings"):
+        raise UserError(
+            f"the template of {config.training.chat_template_path} needs tokens that the vocabulary lacks "
+            f"({', '.join(files.added[:4])}), and an adapter cannot train them where head and embeddings are tied",
+            where="chat_template_path",
+            fix="train every weight (use_peft: false), or name a template that is written in tokens of the vocabulary",
+        )
 
 
 def _check_templates(files: TokenizerFiles, path: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from sft.export.base import first_lines
 from sft.export.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterSource
 
 PREFIX = "base_model.model."
+WRAPPERS = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer)(?=\.weight$)")
 
 
 def read_config(source: AdapterSource) -> PeftConfig:
@@ -74,7 +76,8 @@ def attach(model: PreTrainedModel, source: AdapterSource, config: PeftConfig) ->
         )
     # Embeddings that were saved whole beside the adapter are weights of the base, by the base's names.
     known = expected | {PREFIX + name for name, _ in _base_parameters(model)}
-    unknown = sorted(set(source.shapes) - known)
+    # Where the vocabulary has grown, PEFT saves its own wrappers around them as well.
+    unknown = sorted(key for key in source.shapes if key not in known and WRAPPERS.sub("", key) not in known)
     if unknown:
         raise _another_base(
             source, f"the adapter has {unknown[0]}, which the base lacks ({len(unknown)} such)"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl import SFTTrainer
 
@@ -19,6 +20,7 @@ from tests import tiny
 from tests.data.preparing import prepared, rows_of
 from tests.training.conftest import Train
 from tests.training.here import read_settings
+from tests.training.launching import SFT
 from tests.training.test_features_launched import TWO, accelerate
 
 
@@ -109,11 +111,83 @@ def test_two_ranks_launched_by_hand_with_a_cold_cache_prepare_once(
     assert (entry / "manifest.json").exists()
 
 
+@pytest.fixture
+def other_template(tmp_path: Path, tiny_model: Path) -> Path:
+    """The tiny tokenizer with a template of two tokens that the model lacks."""
+    other = tmp_path / "other"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["<turn>", "</turn>"], special_tokens=True)
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("<|im_start|>", "<turn>").replace(
+        "<|im_end|>", "</turn>"
+    )
+    tokenizer.eos_token = "</turn>"
+    tokenizer.save_pretrained(other)
+    (other / "config.json").write_text((tiny_model / "config.json").read_text())
+    return other
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_tokens_that_a_template_brings_are_trained_and_saved(
+    train: Train, tmp_path: Path, other_template: Path, method: str
+) -> None:
+    untied = tiny.write_tiny_model(tmp_path / "untied", tied=False)
+    trained = train(
+        model_name_or_path=str(untied),
+        chat_template_path=str(other_template),
+        assistant_only_loss=True,
+        use_peft=method == "lora",
+    )
+    out, new = trained.run.output_dir, [512, 513]
+    if method == "full":
+        embeddings = load_file(out / "model.safetensors")["model.embed_tokens.weight"]
+        before = load_file(untied / "model.safetensors")["model.embed_tokens.weight"]
+        assert embeddings.shape == (576, 64)
+        assert before.shape == (512, 64)
+    else:
+        adapter = load_file(out / "adapter_model.safetensors")
+        prefix = "base_model.model.model.embed_tokens.token_adapter"
+        delta, start = (
+            adapter[f"{prefix}.trainable_tokens_delta"],
+            adapter[f"{prefix}.base_layer.weight"][512:],
+        )
+        assert ((delta - start)[:2].abs().amax(dim=1) > 0).all()
+        assert adapter["base_model.model.lm_head.weight"].shape == (576, 64)
+        done = subprocess.run(
+            [*SFT, "merge", str(out), "--output", str(tmp_path / "merged")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        merged = load_file(tmp_path / "merged" / "model.safetensors")["model.embed_tokens.weight"]
+        assert torch.equal(merged[new], delta[:2])
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.convert_tokens_to_ids(["<turn>", "</turn>"]) == new
+    assert tokenizer.eos_token == "</turn>"
+
+
+def test_an_adapter_that_could_not_train_them_is_refused(train: Train, other_template: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train(chat_template_path=str(other_template), use_peft=True)
+    assert caught.value.problems[0].what == (
+        f"the template of {other_template} needs tokens that the vocabulary lacks (<turn>, </turn>), and an adapter "
+        "cannot train them where head and embeddings are tied"
+    )
+
+
+def test_prepared_data_says_which_tokens_it_brings(
+    tmp_path: Path, tiny_model: Path, tiny_chats: Path, other_template: Path
+) -> None:
+    entry = prepared(tmp_path, tiny_model, tiny_chats, chat_template_path=str(other_template))
+    assert entry.lines()[-1] == (
+        "the chat template needs 2 tokens that the vocabulary lacks (<turn>, </turn>): the embeddings grow, and theirs "
+        "are trained and saved"
+    )
+
+
 def test_a_run_that_streams_leaves_its_rows_to_trl_and_says_so(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    from tests.training.launching import SFT
-
     read_settings(tmp_path, {**settings, "dataset_streaming": True})
     done = subprocess.run(
         [*SFT, "check", str(tmp_path / "run.yaml")],
