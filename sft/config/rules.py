@@ -61,7 +61,9 @@ def check_rules(
         problem("merge needs an adapter", "set use_peft: true, or remove merge", "merge", "use_peft")
     if kit.validation_fraction is not None and training.eval_strategy == "no":
         what = "validation_fraction has no effect: the run does not evaluate"
-        problem(what, "set eval_strategy: steps or epoch, or remove it", "validation_fraction", "eval_strategy")
+        problem(
+            what, "set eval_strategy: steps or epoch, or remove it", "validation_fraction", "eval_strategy"
+        )
     for key in AT_LEAST_ONE:
         value = getattr(model if key == "lora_r" else training, key)
         if value is not None and value < 1:

@@ -109,7 +109,9 @@ def _nothing_left(role: str, dropped: Sequence[Dropped]) -> list[Problem]:
     ]
 
 
-def cut_answers(role: str, summary: SplitSummary, full_lengths: Any, settings: PrepareSettings) -> list[Problem]:
+def cut_answers(
+    role: str, summary: SplitSummary, full_lengths: Any, settings: PrepareSettings
+) -> list[Problem]:
     """Refuse a max_length that cuts too many answers: the model would not learn how they end."""
     rows = summary.trained + summary.truncated + summary.reasons.get(LOST, 0)
     share = summary.cut_answers / rows if rows else 0.0

@@ -39,7 +39,9 @@ def _row(case: object) -> str:
 
 
 def _cell(text: str) -> str:
-    shown = "<br>".join(line.strip() for line in text.replace("{here}", "HERE").replace("{model}", "MODEL").splitlines())
+    shown = "<br>".join(
+        line.strip() for line in text.replace("{here}", "HERE").replace("{model}", "MODEL").splitlines()
+    )
     return shown.replace("|", "\\|")
 
 

@@ -58,9 +58,7 @@ WORDS = st.one_of(
 
 def _text(*more: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     pieces = st.lists(st.one_of(WORDS, *more), max_size=6).map("".join)
-    return st.one_of(
-        pieces, st.builds(lambda text, times: (text + " ") * times, pieces, st.integers(20, 60))
-    )
+    return st.one_of(pieces, st.builds(lambda text, times: (text + " ") * times, pieces, st.integers(20, 60)))
 
 
 @st.composite
