@@ -55,15 +55,24 @@ def choose(masker: Masker, chat: Chat, settings: EncodeSettings) -> Chosen:
         template, differs = masker.template, False
         text = template.render(chat.messages, chat.tools, **chat.template_kwargs)
         spans, how = [(0, len(text))], "the completion" if completion_only else "the whole conversation"
-    if completion_only and not (settings.assistant_only_loss and _answers_follow(chat)):
+    if completion_only and not (
+        settings.assistant_only_loss and _begins_behind_prompt(template, chat, text, spans)
+    ):
         edge = _prompt_edge(template, chat, text)
         spans = [(max(start, edge), stop) for start, stop in spans if stop > edge]
     return Chosen(text, None if spans == [(0, len(text))] else spans, how, differs)
 
 
-def _answers_follow(chat: Chat) -> bool:
-    """Whether all turns of the assistant are in the completion, so that its edge need not be looked for."""
-    return all(message["role"] != "assistant" for message in chat.messages[: chat.prompt_messages])
+def _begins_behind_prompt(template: ChatTemplate, chat: Chat, text: str, spans: Sequence[Span]) -> bool:
+    """Whether the completion's edge cuts nothing off, so that it need not be looked for.
+
+    So it is where every answer is in the completion and the first span begins behind the header of its turn; a
+    template may count the header, or a part of it, to what the assistant says.
+    """
+    if any(message["role"] == "assistant" for message in chat.messages[: chat.prompt_messages]):
+        return False
+    header = "" if chat.template_kwargs else template.generation_prompt
+    return bool(header and spans) and text.endswith(header, 0, spans[0][0])
 
 
 def _flagged(rendered: Rendered, chat: Chat, assistant_only: bool) -> list[Span]:
@@ -102,6 +111,8 @@ def _prompt_edge(template: ChatTemplate, chat: Chat, text: str) -> int:
     A template may render the prompt alone otherwise than before a completion; the completion then begins where the
     two part, as in TRL.
     """
+    if not chat.prompt_messages:
+        return 0
     prompt = template.render(
         chat.messages[: chat.prompt_messages], chat.tools, add_generation_prompt=True, **chat.template_kwargs
     )

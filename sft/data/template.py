@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import jinja2
@@ -149,6 +149,16 @@ class ChatTemplate:
         """
         text = self._render(messages, tools, add_generation_prompt, more)
         return self._taken_apart(text)[0] if self.has_markers else text
+
+    @cached_property
+    def generation_prompt(self) -> str:
+        """What generation starts behind: the header of the assistant's turn; empty where it cannot be told."""
+        question = [Message(role="user", content="a")]
+        try:
+            without, text = self.render(question), self.render(question, add_generation_prompt=True)
+        except BadRow:
+            return ""
+        return text.removeprefix(without) if text.startswith(without) else ""
 
     def render_with_spans(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, **more: Any

@@ -8,6 +8,7 @@ several tokens, of which transformers' mask leaves out all but the first: see te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sft.data.encode import Encoded, Encoder
 from sft.data.loss import EncodeSettings
 from sft.data.sample import BadRow, Chat
 from sft.data.tokenizer import read_tokenizer
-from tests.data.shipped import CONVERSATIONS, WEATHER
+from tests.data.shipped import CONVERSATIONS, WEATHER, files_for, trl_templates
 
 TURN = [
     {"role": "user", "content": "Hi \U0001f916 there"},
@@ -159,8 +160,6 @@ def test_the_last_bytes_of_an_answer_carry_loss(model: Any, tiny_model: Path, tm
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endfor %}"
     )
     rows = [{"messages": [TURN[1], {"role": "assistant", "content": "A robot: \U0001f916"}]}]
-    from dataclasses import replace
-
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -223,8 +222,6 @@ FLAGS = [
 def test_flags_of_messages_take_them_out_of_the_loss(
     trained: tuple[bool | None, ...], assistant_only: bool, learnt: list[str], template: str, tiny_model: Path
 ) -> None:
-    from dataclasses import replace
-
     files = read_tokenizer(str(tiny_model))
     if template == "unmarked":
         files = replace(files, templates={"default": SMOLLM2})
@@ -241,3 +238,47 @@ def test_flags_of_messages_take_them_out_of_the_loss(
     # The system message that the unmarked template brings goes with the first message.
     brought = template == "unmarked" and not assistant_only and trained[0] is None
     assert text.count("<|im_end|>") == len(learnt) + brought
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "phi3"])
+@pytest.mark.parametrize("rows", [CHATS[:3], CHAT_PAIRS], ids=["chats", "chat pairs"])
+def test_with_a_training_template_ids_and_labels_are_those_of_trl(
+    name: str, rows: list[dict[str, Any]], model: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = trl_templates()[name]
+    theirs = _trainer(model, tiny_model, rows, tmp_path, tokenizer, assistant_only_loss=True).train_dataset
+    files = replace(read_tokenizer(str(tiny_model)), templates={"default": trl_templates()[name]})
+    converter = Converter(ConvertSettings())
+    samples = [converter.convert(row)[1] for row in rows]
+    ours = Encoder(files, EncodeSettings(assistant_only_loss=True)).encode(samples)
+    assert all(isinstance(row, Encoded) for row in ours)
+    assert [row.ids.tolist() for row in ours if isinstance(row, Encoded)] == list(theirs["input_ids"])
+    assert [_labels(row) for row in ours if isinstance(row, Encoded)] == list(theirs["labels"])
+
+
+def test_flags_apply_to_a_training_template_and_to_one_that_marks_parts_of_turns() -> None:
+    messages = CONVERSATIONS["turns"]["messages"][:4]
+    for name in ("qwen3", "diffusion_gemma"):
+        encoder = Encoder(files_for(trl_templates()[name]), EncodeSettings(assistant_only_loss=True))
+        (row,) = encoder.encode([Chat(messages, trained=(None, False, None, None))])
+        assert isinstance(row, Encoded)
+        trained = [token for token, mask in zip(row.ids, row.mask, strict=True) if mask]
+        text = encoder.tokenizer.decode(trained, skip_special_tokens=False)
+        assert "Second answer." in text
+        assert "First" not in text
+
+
+def test_flags_are_refused_where_a_template_marks_no_turn_by_itself() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %} {% generation %}<|eos|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    encoder = Encoder(files_for(template), EncodeSettings(assistant_only_loss=True))
+    (refused,) = encoder.encode([Chat(TURN, trained=(None, True))])
+    assert isinstance(refused, BadRow)
+    assert refused.what == (
+        "messages say whether they are trained, and the chat template marks 2 parts of 1 turns of the assistant"
+    )
