@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -339,3 +342,26 @@ def test_a_shell_completes_the_flags_and_keys_of_each_command() -> None:
     assert {"--html", "--rows", "--max_length"} <= flags["show"]
     assert {"--json", "--packing"} <= flags["stats"]
     assert {"--strict", "--data_cache"} <= flags["prepare"]
+
+
+def test_ctrl_c_while_preparing_leaves_nothing(run_file: Path, tiny_model: Path) -> None:
+    slow = "import time\ndef row(row):\n    time.sleep(0.05)\n    return row\n"
+    (run_file.parent / "slow.py").write_text(slow)
+    tiny.write_rows(run_file.parent / "chats.jsonl", tiny.chats(2000))
+    write_run(run_file, tiny_model, dataset_mapping="slow.py:row", dataset_num_proc=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sft.cli.main", "data", "prepare", str(run_file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not list(run_file.parent.glob("cache/prepared/.*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "interrupted\n")
+    assert not list(run_file.parent.glob("cache/prepared/*"))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
