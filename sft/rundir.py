@@ -109,6 +109,16 @@ class RunDirectory:
         return self.ranks / f"rank-{rank}.json"
 
     @property
+    def staging(self) -> Path:
+        """Where checkpoints are written before they get their name; empty between saves."""
+        return self.kit / "staging"
+
+    @property
+    def set_aside(self) -> Path:
+        """Checkpoints that count no more: found torn, or there before a fresh start."""
+        return self.kit / "set-aside"
+
+    @property
     def outbox(self) -> Path:
         """What still has to reach the Hub."""
         return self.kit / "outbox"
