@@ -46,10 +46,12 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name the members of `launch:` and `slurm:` as they are named where they were set."""
+    """Name the members of `launch:` and its groups as they are named where they were set."""
+    from sft.config.yaml import HOLDERS
+
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if key in ("launch", "slurm"):
+        if prefix + key in HOLDERS:
             flat.update(_flat(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value

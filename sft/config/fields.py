@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sft.config.kit import LaunchConfig, SlurmConfig
+from sft.config.kit import GROUPS, LaunchConfig
 from sft.config.run import RunConfig, section_of_key
 
 _UNIONS = (typing.Union, type(int | str))
@@ -19,11 +19,11 @@ _UNIONS = (typing.Union, type(int | str))
 @cache
 def field_of(key: str) -> FieldInfo | None:
     """Find the declared field of a key of today, such as `learning_rate` or `launch.slurm.partition`."""
-    if key.startswith("launch.slurm."):
-        return SlurmConfig.model_fields.get(key.removeprefix("launch.slurm."))
     if key.startswith("launch."):
-        name = key.removeprefix("launch.")
-        return None if name == "slurm" else LaunchConfig.model_fields.get(name)
+        name, dot, member = key.removeprefix("launch.").partition(".")
+        if name in GROUPS:
+            return GROUPS[name].model_fields.get(member) if dot else None
+        return None if dot else LaunchConfig.model_fields.get(name)
     section = section_of_key().get(key)
     if section is None:
         return None
@@ -40,9 +40,9 @@ def is_key(key: str) -> bool:
 @cache
 def every_key() -> tuple[str, ...]:
     """List the keys that a run file may hold, `launch.` ones with their prefix."""
-    launch = [f"launch.{name}" for name in LaunchConfig.model_fields if name != "slurm"]
-    slurm = [f"launch.slurm.{name}" for name in SlurmConfig.model_fields]
-    return (*section_of_key(), *launch, *slurm)
+    launch = [f"launch.{name}" for name in LaunchConfig.model_fields if name not in GROUPS]
+    inner = [f"launch.{group}.{name}" for group, section in GROUPS.items() for name in section.model_fields]
+    return (*section_of_key(), *launch, *inner)
 
 
 @cache

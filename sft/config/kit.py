@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from sft.config.limits import LimitsConfig
 from sft.config.section import Section
 
 
@@ -96,6 +97,12 @@ class KitConfig(Section):
     tokenizer_backend: Literal["auto", "transformers"] = "auto"
     """Which tokenizer prepares the data: the model's tokenizer.json itself, or what transformers makes of it,
     which loads torch."""
+    background_save: bool = True
+    """Copy a checkpoint to host memory and write it while training goes on, where there is memory for it. Off:
+    training waits until it is on the disk."""
+    resume_without: list[Literal["optimizer", "schedule", "rng", "data"]] = Field(default_factory=list)
+    """What a checkpoint may lack and be continued from all the same, anew: the optimizer's state, the learning
+    rate's schedule, the random numbers, the place in the data."""
     compute_metrics: str | None = None
     """A function of your own from transformers' EvalPrediction to a mapping of metrics, as file.py:name or
     module:name."""
@@ -158,3 +165,9 @@ class LaunchConfig(Section):
     """What stands before the launched command, e.g. apptainer exec --nv kit.sif."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """The batch job."""
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    """How long each phase may go without progress."""
+
+
+GROUPS: dict[str, type[Section]] = {"slurm": SlurmConfig, "limits": LimitsConfig}
+"""The keys of `launch:` that hold keys of their own."""

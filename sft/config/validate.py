@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sft.config.coerce import coerce_entry
 from sft.config.entry import Entry, Place
 from sft.config.fields import choices, every_key, is_key, nearest, type_in_words
-from sft.config.kit import SlurmConfig
+from sft.config.kit import GROUPS
 from sft.config.old_names import CONVERTED, RENAMED
 from sft.config.retired import RETIRED
 from sft.config.run import RunConfig, section_of_key
@@ -37,17 +37,19 @@ def validate(entries: Mapping[str, Entry]) -> tuple[RunConfig, list[Problem], se
             known = {key: entry for key, entry in known.items() if key not in bad}
 
 
-def _tree(entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+def _tree(entries: Mapping[str, Entry]) -> dict[str, Any]:
     owners = section_of_key()
-    tree: dict[str, dict[str, Any]] = {}
+    tree: dict[str, Any] = {}
     for key, entry in entries.items():
         value = coerce_entry(key, entry)
         if key in owners:
             tree.setdefault(owners[key], {})[key] = value
-        elif key.startswith("launch.slurm."):
-            tree.setdefault("launch", {}).setdefault("slurm", {})[key.removeprefix("launch.slurm.")] = value
         else:
-            tree.setdefault("launch", {})[key.removeprefix("launch.")] = value
+            *groups, name = key.split(".")
+            inner = tree
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[name] = value
     return tree
 
 
@@ -65,23 +67,29 @@ def _explain_all(error: ValidationError, entries: Mapping[str, Entry]) -> dict[t
 
 
 def _unknown(key: str, entry: Entry) -> Problem:
-    name = key.removeprefix("launch.").removeprefix("slurm.")
+    group, dot, name = key.removeprefix("launch.").partition(".")
+    name = name if dot and group in GROUPS else key.removeprefix("launch.")
     if key == "launch":
         what, fix = "launch holds keys of its own", "write `launch:` and `nodes: 2` below it, indented"
         return Problem(f"{what}, not {entry.value!r}", entry.where, fix)
-    if key == "launch.slurm":
+    if key == f"launch.{group}" and group in GROUPS:
+        members = list(GROUPS[group].model_fields)
         return Problem(
-            f"launch.slurm holds {', '.join(SlurmConfig.model_fields)}, not {entry.value!r}",
+            f"launch.{group} holds {', '.join(members)}, not {entry.value!r}",
             entry.where,
-            "write `slurm: {partition: gpu}`",
+            f"write `{group}: {{{members[0]}: ...}}`",
         )
-    for elsewhere in (name, f"launch.{name}", f"launch.slurm.{name}"):
+    for elsewhere in (name, f"launch.{name}", *(f"launch.{other}.{name}" for other in GROUPS)):
         if is_key(elsewhere):
             place = elsewhere.rpartition(".")[0]
             fix = f"write it under {place}:" if place else "write it at the top, not under launch:"
             return Problem(f"unknown key {key}", entry.where, fix)
     if key.startswith("launch."):
         known = [other for other in every_key() if other.startswith("launch.")]
+        if dot and group in GROUPS and nearest(name, list(GROUPS[group].model_fields)) is None:
+            return Problem(
+                f"unknown key {key}", entry.where, f"one of: {', '.join(GROUPS[group].model_fields)}"
+            )
         close = nearest(name, [other.rpartition(".")[2] for other in known])
         close = next((other for other in known if close and other.endswith(f".{close}")), None)
     else:
@@ -95,7 +103,7 @@ def _key_of(location: tuple[str | int, ...], entries: Mapping[str, Entry]) -> tu
     depth = 2
     key = str(location[1]) if len(location) > 1 else str(location[0])
     if location[0] == "launch":
-        depth = 3 if location[1] == "slurm" and len(location) > 2 else 2
+        depth = 3 if location[1] in GROUPS and len(location) > 2 else 2
         key = ".".join(str(part) for part in location[:depth])
     lines = entries[key].lines if key in entries else {}
     inside: Place = ()

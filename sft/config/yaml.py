@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sft.config.entry import Entry, Place
+from sft.config.kit import GROUPS
 from sft.errors import Problem, UserError
 
+HOLDERS = ("launch", *(f"launch.{group}" for group in GROUPS))
+"""The keys whose members are keys themselves."""
 MAXIMUM_DEPTH = 30
 """Deeper values than this come from an alias that holds itself."""
 MAXIMUM_VALUES = 100_000
@@ -84,9 +87,9 @@ class _Reader:
         found: dict[str, Entry] = {}
         for key, (key_node, value_node) in self.members(node).items():
             full = prefix + key
-            if full in ("launch", "launch.slurm") and isinstance(value_node, MappingNode):
+            if full in HOLDERS and isinstance(value_node, MappingNode):
                 found.update(self.entries(value_node, full + "."))
-            elif full in ("launch", "launch.slurm") and value_node.tag.endswith(":null"):
+            elif full in HOLDERS and value_node.tag.endswith(":null"):
                 continue
             else:
                 lines: dict[Place, str] = {}

@@ -319,3 +319,17 @@ def test_flags_alone_make_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_run(None, [], environment={})
     assert [problem.where for problem in caught.value.problems] == ["the command line"] * 2
+
+
+def test_the_limits_of_phases_are_read_and_a_wrong_one_is_refused_with_the_right_ones(tmp_path: Path) -> None:
+    limits = read(tmp_path, "launch:\n  limits: {train: 30, save: 4e2}\n").config.launch.limits
+    assert (limits.train, limits.save, limits.prepare) == (30.0, 400.0, 7200.0)
+    assert refusal(tmp_path, "launch:\n  limits: {zzz: 30, lode: 5, load: 0}\n") == (
+        "unknown key launch.limits.zzz\n  where: run.yaml:4\n"
+        "  fix:   one of: start, prepare, load, train, evaluate, save, export, leave\n"
+        "unknown key launch.limits.lode\n  where: run.yaml:4\n  fix:   did you mean launch.limits.load?\n"
+        "launch.limits.load must be greater than 0.0, not 0\n  where: run.yaml:4\n  fix:   give such a number"
+    )
+    assert refusal(tmp_path, "launch:\n  limits: 30\n").splitlines()[0] == (
+        "launch.limits holds start, prepare, load, train, evaluate, save, export, leave, not 30"
+    )
