@@ -101,12 +101,21 @@ class RunDirectory:
 
     @property
     def ranks(self) -> Path:
-        """One JSON file a rank: pid, host, phase, and how it ended."""
+        """One JSON file a rank: pid, host, phase, step, when it last came further, and how it ended."""
         return self.kit / "ranks"
 
     def rank_state(self, rank: int) -> Path:
         """The state of one rank."""
         return self.ranks / f"rank-{rank}.json"
+
+    @property
+    def stacks(self) -> Path:
+        """Where each rank stood when the run was found hung."""
+        return self.kit / "stacks"
+
+    def rank_stacks(self, rank: int) -> Path:
+        """The Python stacks of one rank, one dump after the other."""
+        return self.stacks / f"rank-{rank}.txt"
 
     @property
     def staging(self) -> Path:

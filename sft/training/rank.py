@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import faulthandler
 import json
 import os
-import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from sft.errors import ExitCode, Problem, UserError
+from sft.errors import UserError
 from sft.parent import die_with_parent
 from sft.rundir import RunDirectory
+from sft.training.failure import explain
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-LOST_CONNECTION = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|gloo|nccl|socket timeout|remote process", re.IGNORECASE
-)
+# Asks for the Python stacks of every thread. Answered in C, so that a rank that waits in a collective does it too.
+STACKS_SIGNAL = signal.SIGUSR2
+# Between two writes of a rank's state, where only its step has changed.
+STATE_SECONDS = 1.0
 
 
 class Rank:
@@ -32,7 +37,16 @@ class Rank:
         self.index = int(os.environ.get("RANK", "0"))
         self.supervised = os.environ.get("SFT_SUPERVISED") == "1"
         self.stop_requested = False
-        self._state = {"rank": self.index, "pid": os.getpid(), "host": socket.gethostname(), "phase": "start"}
+        self._state: dict[str, object] = {
+            "rank": self.index,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "phase": "start",
+            "since": time.monotonic(),
+        }
+        self._writing = threading.Lock()
+        self._came_further = threading.Event()
+        self._has_ended = threading.Event()
 
     @property
     def is_main(self) -> bool:
@@ -45,13 +59,17 @@ class Rank:
             self._own_log()
         for number in STOP_SIGNALS:
             signal.signal(number, self._request_stop)
+        self._hand_out_stacks()
         self._write(status="running")
+        threading.Thread(target=self._tell_steps, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Record how the rank ended. A UserError is printed without a traceback and leaves with its own code."""
+        self._has_ended.set()
+        self._put_stacks_away()
         if error is None:
             self._write(status="done")
             return False
@@ -76,7 +94,26 @@ class Rank:
 
     def phase(self, name: str) -> None:
         """Say what this rank is doing."""
-        self._write(status="running", phase=name)
+        self._write(status="running", phase=name, since=time.monotonic())
+
+    def step(self, number: int | None = None) -> None:
+        """Say that this rank has come further, and how many steps it has done. Writes nothing itself."""
+        if number is not None:
+            self._state["step"] = number
+        self._state["since"] = time.monotonic()
+        self._came_further.set()
+
+    def _tell_steps(self) -> None:
+        """Write the state after steps, at most once a second, on a thread: a step waits for no file system."""
+        while not self._has_ended.wait(STATE_SECONDS):
+            self._came_further.wait()
+            self._came_further.clear()
+            with (
+                self._writing,
+                contextlib.suppress(OSError),
+            ):  # a disk that fails is told by what must be kept
+                if not self._has_ended.is_set():
+                    self._put()
 
     def _place(self, where: str | None) -> str | None:
         """Say where a key was set in the user's own file; the ranks read the resolved one."""
@@ -103,10 +140,35 @@ class Rank:
         os.dup2(descriptor, 2)
         os.close(descriptor)
 
+    def _hand_out_stacks(self) -> None:
+        """Have the supervisor's signal answered with this rank's stacks."""
+        path = self.run.rank_stacks(self.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Open for the rank's whole life: the answer can open nothing.
+        self._stacks = path.open("a")
+        faulthandler.register(STACKS_SIGNAL, file=self._stacks, all_threads=True)
+
+    def _put_stacks_away(self) -> None:
+        path = self.run.rank_stacks(self.index)
+        with contextlib.suppress(OSError):  # not empty, or another rank's files beside it
+            if path.stat().st_size == 0:
+                path.unlink()
+                path.parent.rmdir()
+
     def _write(self, **changes: object) -> None:
-        self._state.update(changes)  # type: ignore[arg-type]
+        with self._writing:
+            self._state.update(changes)
+            self._put()
+
+    def _put(self) -> None:
         path = self.run.rank_state(self.index)
-        write_whole(path, json.dumps(self._state) + "\n")
+        try:
+            write_whole(path, json.dumps(dict(self._state)) + "\n")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+                raise
+            # A full disk is no hang: the time of the file tells the supervisor as much.
+            os.utime(path)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -115,21 +177,3 @@ def write_whole(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
-
-
-def explain(error: BaseException) -> tuple[ExitCode, Problem]:
-    """Find the exit code of an error and what to tell of it."""
-    if isinstance(error, UserError):
-        return error.exit_code, error.problems[0]
-    first = (str(error).strip().splitlines() or [""])[0]
-    told = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        fix = "lower per_device_train_batch_size or max_length, or shard more (strategy: zero3)"
-        return ExitCode.DOES_NOT_FIT, Problem(f"out of memory: {first}", None, fix)
-    if isinstance(error, KeyboardInterrupt):
-        return ExitCode.STOPPED, Problem("interrupted", None, None)
-    if isinstance(error, OSError) and error.errno == 28:
-        return ExitCode.ENVIRONMENT, Problem("the disk is full", str(error.filename or ""), "free some space")
-    if isinstance(error, (RuntimeError, ConnectionError)) and LOST_CONNECTION.search(str(error)):
-        return ExitCode.WORKER_LOST, Problem(f"lost the connection to another rank: {first}", None, None)
-    return ExitCode.BUG, Problem(told, None, None)

@@ -58,7 +58,7 @@ def train_here(directory: Path, settings: Mapping[str, Any], *words: str) -> Tra
     """Train what a run file of these settings says, in this process.
 
     Raises:
-        UserError: as a rank would; `sft.training.rank.explain` turns it into the exit code.
+        UserError: as a rank would; `sft.training.failure.explain` turns it into the exit code.
     """
     import sft.training.trainer
     import sft.training.unused

@@ -9,7 +9,7 @@ import pytest
 from peft.tuners.lora import LoraLayer
 
 from sft.errors import ExitCode, UserError
-from sft.training.rank import explain
+from sft.training.failure import explain
 from tests.training.conftest import Train
 
 LEAVES = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"

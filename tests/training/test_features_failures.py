@@ -12,7 +12,7 @@ import pytest
 
 from sft.errors import ExitCode, UserError
 from sft.events import read_events
-from sft.training.rank import explain
+from sft.training.failure import explain
 from tests.training.conftest import Train
 from tests.training.here import read_settings
 
