@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from sft.events import Event
-from sft.launch.verdict import RankState, Verdict, read_tail
+from sft.launch.said import RankState, read_tail
+from sft.launch.verdict import Verdict
 from sft.report.progress import ProgressPrinter
 from sft.rundir import RunDirectory
 

@@ -29,9 +29,10 @@ from sft.launch.process import (
     end_processes,
     start_bound,
 )
+from sft.launch.said import read_from, read_object, read_states
 from sft.launch.screen import Screen, report
 from sft.launch.stop import StopRequests
-from sft.launch.verdict import Ending, Verdict, judge, read_from, read_object, read_states
+from sft.launch.verdict import Ending, Verdict, judge
 from sft.parent import SUPERVISOR_VARIABLE, supervisor_tag
 from sft.rundir import RunDirectory
 
