@@ -10,6 +10,9 @@ from pydantic import Field, PositiveInt
 from sft.config.limits import LimitsConfig
 from sft.config.section import Section
 
+TIME_LIMIT = r"^(\d+(:[0-5]\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]\d){0,2})$"
+"""Slurm's forms: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
+
 
 class Strategy(StrEnum):
     """How the model, its gradients and its optimizer are laid over the processes."""
@@ -157,8 +160,16 @@ class LaunchConfig(Section):
     """How long a run that was asked to stop may take to reach a step's end and save."""
     push_seconds: float = Field(default=600.0, gt=0)
     """How long the final push to the Hub may take before it is left to `sft push`."""
-    time_limit: str | None = Field(default=None, pattern=r"^(\d+-)?\d{1,2}(:\d{2}){1,2}$")
-    """Wall-clock limit of the allocation, as Slurm writes it: 04:00:00 or 1-00:00:00."""
+    stop_signals: list[Literal["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"]] = Field(
+        default_factory=lambda: ["SIGTERM", "SIGINT", "SIGUSR1"]  # type: ignore[arg-type]
+    )
+    """Signals that ask for a stop in order, whichever process of the run they reach. SIGUSR2 does so at `sft launch`
+    alone: it asks a rank for its stacks. The others are left to what they do anyway."""
+    time_limit: str | None = Field(default=None, pattern=TIME_LIMIT)
+    """Wall-clock limit, as Slurm writes it: 04:00:00, 1-00:00:00, or minutes alone. The run has saved and left by
+    then, counted from its start; the end that Slurm or PBS gives the job counts where it is sooner. 0 is no limit."""
+    leave_seconds: float = Field(default=30.0, ge=0)
+    """How long before the limit the last checkpoint is to be complete, for the processes to leave."""
     setup: list[str] = Field(default_factory=list)
     """Shell lines that a batch script runs first: modules, conda or venv activation."""
     wrap: str = ""

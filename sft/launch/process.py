@@ -20,7 +20,11 @@ from sft.parent import GET_CHILD_SUBREAPER, LINUX, SET_CHILD_SUBREAPER, bind_to,
 
 
 def start_bound(
-    command: Sequence[str], environment: dict[str, str], log: IO[bytes]
+    command: Sequence[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    *,
+    ignored: Sequence[signal.Signals] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, which dies when this process does.
 
@@ -28,10 +32,21 @@ def start_bound(
     its own keeps the terminal's Ctrl-C from it, which is the supervisor's to handle. There is no stdin: a
     question that nobody can see must fail instead of waiting.
 
+    Args:
+        ignored: signals that the command ignores until it says otherwise, so that those which a scheduler sends to
+            every process do not end one on the way to the ranks.
+
     Raises:
         OSError: the command cannot be started.
     """
     parent = os.getpid()
+
+    def begin() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        if LINUX:
+            bind_to(parent)
+
     return subprocess.Popen(
         command,
         env=environment,
@@ -39,7 +54,7 @@ def start_bound(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=(lambda: bind_to(parent)) if LINUX else None,
+        preexec_fn=begin,
     )
 
 

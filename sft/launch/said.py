@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sft.errors import ExitCode
 from sft.rundir import RunDirectory
 
 TAIL_LINES = 30
+# What a rank does before there is anything to lose.
+BEFORE_TRAINING = ("start", "prepare", "load")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 
 
@@ -50,6 +53,11 @@ def read_states(run: RunDirectory) -> dict[int, RankState]:
         known = {name: said[name] for name in RankState.__slots__ if said.get(name) is not None}
         states[rank] = RankState(**{**known, "rank": rank})
     return states
+
+
+def has_trained(states: Mapping[int, RankState]) -> bool:
+    """Say whether any rank has come as far as the training."""
+    return any(state.phase not in BEFORE_TRAINING for state in states.values())
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+from sft.rundir import RunDirectory
+
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+"""The default of `launch.stop_signals`."""
+# The terminal has gone: whatever the run file says, what it leaves must not be a run without a supervisor.
+ALWAYS = ("SIGHUP",)
 # Wrappers pass a Ctrl-C on that the terminal has sent to everyone already: one wish, two signals.
 ONE_WISH_SECONDS = 0.3
+
+
+class StopNow(KeyboardInterrupt):
+    """A stop was asked for where there is nothing to wait for."""
 
 
 class StopRequests:
@@ -24,14 +35,16 @@ class StopRequests:
         at_once: whether the stop is to be at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = STOP_SIGNALS) -> None:
+        self.signals = [signal.Signals[name] for name in dict.fromkeys((*names, *ALWAYS))]
         self.first: signal.Signals | None = None
         self.at_once = False
         self._first_time = 0.0
+        self._raises = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        for number in STOP_SIGNALS:
+        for number in self.signals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -42,9 +55,37 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise StopNow in the block as soon as a stop is wished for, and at its begin if one was.
+
+        For work that can be broken off anywhere and done again. What fails in the block after the wish failed
+        of it: its processes had the signal too.
+        """
+        self._raises = True
+        try:
+            if self.first is not None:
+                raise StopNow
+            yield
+        except Exception as error:
+            if self.first is not None:
+                raise StopNow from error
+            raise
+        finally:
+            self._raises = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Only notes: what is done about it, the loop does, where it can be interrupted safely.
         if self.first is None:
             self.first, self._first_time = signal.Signals(number), time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._first_time > ONE_WISH_SECONDS:
             self.at_once = True
+        else:
+            return
+        if self._raises:
+            raise StopNow
+
+
+def write_stop_file(run: RunDirectory, reason: str) -> None:
+    """Ask the ranks to stop, and say why. An empty file, as a user leaves with `touch`, asks as well."""
+    run.stop_file.write_text(reason, encoding="utf-8")

@@ -23,15 +23,16 @@ from typing import Any, TextIO
 
 from sft.errors import ExitCode, Problem
 from sft.events import EventFollower, EventLog
+from sft.launch.deadline import Deadline
 from sft.launch.process import (
     adopt_orphans,
     descendants,
     end_processes,
     start_bound,
 )
-from sft.launch.said import read_from, read_object, read_states
+from sft.launch.said import has_trained, read_from, read_object, read_states
 from sft.launch.screen import Screen, report
-from sft.launch.stop import StopRequests
+from sft.launch.stop import StopRequests, write_stop_file
 from sft.launch.verdict import Ending, Verdict, judge
 from sft.parent import SUPERVISOR_VARIABLE, supervisor_tag
 from sft.rundir import RunDirectory
@@ -41,6 +42,8 @@ POLL_SECONDS = 0.15
 LOOK_SECONDS = 1.0
 # How long a rank that has said its last word may take to leave.
 LEAVING_SECONDS = 60.0
+# How long before the deadline those are ended that did not leave by themselves.
+ENDING_SECONDS = 5.0
 # torchrun asks the ranks beside a failed one to end, and says whom; or says that it was told to end itself.
 CLOSING = re.compile(r"Sending process (\d+) closing signal")
 TOLD_TO_END = re.compile(r"Received \S+ death signal")
@@ -54,19 +57,25 @@ def supervise(
     ranks: int,
     stop_grace_seconds: float = 300.0,
     kill_grace_seconds: float = 5.0,
+    stop: StopRequests | None = None,
+    deadline: Deadline | None = None,
+    nodes: int = 1,
     stream: TextIO | None = None,
 ) -> int:
     """Run a launcher to its end, and return the run's exit code. Call it from the main thread.
 
-    The first Ctrl-C (or SIGTERM, SIGUSR1, SIGHUP) asks the ranks to stop in order, the second Ctrl-C ends them
-    at once; before any rank has begun, the first does. A run that was stopped either way ends with 75, unless
-    it failed of its own.
+    The first Ctrl-C (or another of `stop`'s signals) asks the ranks to stop in order, the second Ctrl-C ends them
+    at once; before they train, the first does. A run that was stopped either way ends with 75, unless it failed
+    of its own.
 
     Args:
         command: starts all `ranks` ranks; they die with their parent (`sft.parent.die_with_parent`).
         environment: the whole environment of the command, to which the supervisor's own variables are added.
         stop_grace_seconds: how long the ranks may take to stop in order.
         kill_grace_seconds: how long a process may take to end after SIGTERM, before SIGKILL.
+        stop: who notes the signals, where the caller has one already.
+        deadline: the ranks leave before it by themselves; what is still there then is ended.
+        nodes: how many supervisors there are, each with `ranks` ranks.
         stream: where people read; stderr by default.
     """
     _clear(run)
@@ -76,18 +85,21 @@ def supervise(
     environment = {
         # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(30, math.ceil(stop_grace_seconds))),
+        # What else asks for a stop would end torchrun, and its ranks with it.
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         **environment,
+        **(deadline.environment if deadline else {}),
         "SFT_SUPERVISED": "1",
         "SFT_RUN_DIR": str(run.output_dir.absolute()),
         SUPERVISOR_VARIABLE: supervisor_tag(),
     }
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequests())
+        stop = stop or stack.enter_context(StopRequests())
         stack.enter_context(adopt_orphans())
         earlier = frozenset(process.pid for process in descendants())
         log = stack.enter_context(run.launcher_log.open("ab"))
         try:
-            launcher = start_bound(command, environment, log)
+            launcher = start_bound(command, environment, log, ignored=stop.signals)
         except OSError as error:
             verdict = _cannot_start(command, error)
         else:
@@ -97,6 +109,8 @@ def supervise(
                 events=events,
                 screen=screen,
                 stop=stop,
+                deadline=deadline,
+                nodes=nodes,
                 ranks=ranks,
                 stop_grace_seconds=stop_grace_seconds,
                 kill_grace_seconds=kill_grace_seconds,
@@ -110,7 +124,8 @@ def supervise(
                     screen.say(f"these processes cannot be ended, and still hold what they hold: {stuck}")
         for event in events.poll():
             screen.show(event)
-        _write_end(run, verdict, screen)
+        due = deadline.source if deadline else None
+        _write_end(run, verdict, screen, stop.first.name if stop.first else due)
         screen.close()
         report(verdict, read_states(run), run, marks, screen)
     return verdict.exit_code
@@ -147,7 +162,7 @@ def _cannot_start(command: Sequence[str], error: OSError) -> Verdict:
     return Verdict("failed", ExitCode.ENVIRONMENT, problem)
 
 
-def _write_end(run: RunDirectory, verdict: Verdict, screen: Screen) -> None:
+def _write_end(run: RunDirectory, verdict: Verdict, screen: Screen, reason: str | None) -> None:
     """Write the outcome and the `end` event, where the ranks could not or ended otherwise than they said."""
     outcome = read_object(run.outcome_json)
     if outcome is None or outcome.get("exit_code") != verdict.exit_code:
@@ -156,6 +171,8 @@ def _write_end(run: RunDirectory, verdict: Verdict, screen: Screen) -> None:
             "exit_code": verdict.exit_code,
             "step": screen.step,
         }
+        if verdict.exit_code == ExitCode.STOPPED and reason is not None:
+            fields["reason"] = reason
         if verdict.problem is not None:
             found = verdict.problem
             told = {"what": found.what, "where": found.where, "fix": found.fix}
@@ -185,6 +202,8 @@ class _Supervision:
     events: EventFollower
     screen: Screen
     stop: StopRequests
+    deadline: Deadline | None
+    nodes: int
     ranks: int
     stop_grace_seconds: float
     kill_grace_seconds: float
@@ -242,14 +261,19 @@ class _Supervision:
 
     def _is_over(self) -> bool:
         """Ask for the stop that was wished for; say whether to wait no longer."""
+        if self.deadline is not None and self.deadline.seconds_left < ENDING_SECONDS:
+            self.stopping = "out of time"
+            return True
         if self.stop.first is None:
             return self.done_since is not None and time.monotonic() > self.done_since + LEAVING_SECONDS
         if self.stopping is None:
             self.stopping = "asked"
             by = "" if self.stop.first is signal.SIGINT else f"{self.stop.first.name} received: "
-            if not any(self.run.ranks.glob("rank-*.json")):
+            states = read_states(self.run)
+            # The ranks of other nodes would take these for lost, and may train already.
+            if not states or (self.nodes == 1 and not has_trained(states)):
                 return True
-            self.run.stop_file.touch()
+            write_stop_file(self.run, self.stop.first.name)
             self.stop_by = time.monotonic() + self.stop_grace_seconds
             self.screen.say(
                 f"{by}stopping in order: the run saves a checkpoint first; Ctrl-C again stops at once"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import ExitCode, Problem
-from sft.launch.said import RankState
+from sft.launch.said import RankState, has_trained
 from sft.rundir import RunDirectory
 
 # `failed (exitcode: -9) local_rank: 1 (pid: 7900)` and `exitcode  : -9 (pid: 7900)`, as torchrun writes them.
@@ -138,7 +138,7 @@ def _failed(state: RankState, run: RunDirectory) -> Verdict:
 
 
 def _stopped(ending: Ending) -> Verdict:
-    if not ending.states:
+    if not has_trained(ending.states):
         what = "stopped before the training began: nothing is lost"
     elif ending.stop == "at once":
         what = "stopped at once, as asked: what was trained since the last checkpoint is lost"

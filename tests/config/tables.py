@@ -47,7 +47,8 @@ def _ours() -> list[tuple[str, ...]]:
             found = field_of(key)
             assert found is not None
             default = found.get_default(call_default_factory=True)
-            shown = "" if default in (None, [], {}, "") else _code(str(default).lower())
+            text = ", ".join(default) if isinstance(default, list) else str(default).lower()
+            shown = "" if default in (None, [], {}, "") else _code(text)
             rows.append((_code(key), type_in_words(key), shown, " ".join(str(found.description).split())))
     return rows
 
