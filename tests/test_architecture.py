@@ -14,7 +14,7 @@ import sft
 from sft.cli.main import COMMANDS
 
 PACKAGE = Path(sft.__file__).parent
-BASE = {"errors", "events", "extras", "parent", "rundir", "__init__"}
+BASE = {"errors", "events", "extras", "machine", "parent", "rundir", "__init__"}
 """Modules at the top of the package, which every room may import and which import no room."""
 
 ARROWS: dict[str, set[str]] = {
@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"config"},
     "plan": {"data", "config"},
     "check": {"plan", "data", "config", "checkpoint", "hub"},
-    "launch": {"plan", "data", "config", "report", "hub"},
+    "launch": {"plan", "data", "config", "report", "hub", "checkpoint"},
     "hub": {"config"},
     "report": {"config"},
     "quickstart": {"config", "data", "plan"},

@@ -64,18 +64,19 @@ def newest(run: RunDirectory, say: Say) -> Found | None:
         OSError: something cannot be read or renamed.
     """
     tidy(run, say)
+    found = None
     for path in reversed(directories(run.output_dir)):
         try:
             manifest = read_manifest(path)
             if manifest.step != step_of(path):
                 raise ValueError(f"it holds step {manifest.step}")
-            verify(path, manifest)
+            verify(path, manifest, hashes=found is None)
         except ValueError as problem:
             place = set_aside(run, path)
             say(f"{path.name} is not whole: {problem}; moved to {place}")
             continue
-        return Found(path, manifest)
-    return None
+        found = found or Found(path, manifest)
+    return found
 
 
 def tidy(run: RunDirectory, say: Say) -> None:

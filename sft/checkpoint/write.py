@@ -57,6 +57,13 @@ def write_part(staging: Path, rank: int, files: Iterable[Pending], *, keep_going
     write_whole(note, json.dumps({name: asdict(record) for name, record in records.items()}))
 
 
+def refuse_part(staging: Path, rank: int) -> None:
+    """Leave a note that a rank's part will not come."""
+    place = staging / PARTS
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"failed-{rank}").touch()
+
+
 def settled(path: Path) -> FileRecord:
     """Flush a file to the disk and hash it."""
     with path.open("rb") as file:
@@ -87,7 +94,7 @@ def complete(
 
 def _part(note: Path, keep_going: Callable[[], bool]) -> Mapping[str, FileRecord]:
     while not note.exists():
-        if not keep_going():
+        if not keep_going() or any(note.parent.glob("failed-*")):
             raise GivenUpError
         time.sleep(POLL_SECONDS)
     return {name: FileRecord(**record) for name, record in json.loads(note.read_text()).items()}

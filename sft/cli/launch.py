@@ -3,6 +3,8 @@
 RUN.yaml comes first; then any of its keys as `--key value`, which win over the file:
 
   sft launch run.yaml --learning_rate 2e-4 --packing --push_to_hub false
+
+Where output_dir holds a checkpoint, the run continues from it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
     parser.add_argument(
         "--dry-run", action="store_true", help="write the configuration, print the command, and stop"
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start anew; checkpoints that are there are moved aside, not deleted",
+    )
+    parser.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="continue although the run file trains otherwise than before",
     )
     parser.add_argument("--strict", action="store_true", help="refuse the data if any row would be dropped")
 
@@ -39,4 +51,10 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     if arguments.dry_run:
         print(prepare(checked.loaded, checked.plan, written_by=command).shell)
         return 0
-    return launch(checked.loaded, checked.plan, written_by=command)
+    return launch(
+        checked.loaded,
+        checked.plan,
+        written_by=command,
+        fresh=arguments.fresh,
+        allow_changed=arguments.allow_changed,
+    )

@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from sft.errors import ExitCode, UserError
-from sft.export.output import available_memory_bytes, gib
+from sft.export.output import gib
 from sft.export.source import AdapterSource, Quantization
+from sft.machine import available_memory_bytes
 
 # Room for the logits, the adapter and one layer's delta beside the weights.
 MEMORY_SLACK = 1.15

@@ -13,7 +13,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from sft.checkpoint import resume
 from sft.config.loader import LoadedRun
+from sft.config.run import RunConfig
 from sft.data.advice import advice
 from sft.data.cache import Entry
 from sft.data.prepare import ENTRY, unprepared_reason
@@ -87,8 +89,15 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
     return prepared
 
 
-def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
-    """Run a launch to its end and return its exit code."""
+def launch(
+    loaded: LoadedRun, plan: Plan, *, written_by: str, fresh: bool = False, allow_changed: bool = False
+) -> int:
+    """Run a launch to its end and return its exit code. It continues what is there.
+
+    Args:
+        fresh: start from the beginning; checkpoints that are there are moved aside.
+        allow_changed: continue although the run file trains otherwise than before.
+    """
     config = loaded.config
     run = config.run
     run.kit.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +105,9 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
         prepared = prepare(loaded, plan, written_by=written_by)
         entry = None if unprepared_reason(config) else prepare_data(loaded)
         handed = {ENTRY: str(entry.directory)} if entry else {}
+        if fresh:
+            resume.start_afresh(run, _say)
+        handed[resume.VARIABLE] = _continued(config, plan, entry, allow_changed=allow_changed)
         if entry is not None:
             _keep_ledger(loaded, entry, run)
         print(f"$ {prepared.shell}", file=sys.stderr)
@@ -115,6 +127,22 @@ def launch(loaded: LoadedRun, plan: Plan, *, written_by: str) -> int:
             _push(run, config.launch.push_seconds)
     print(run.output_dir)
     return code
+
+
+def _continued(config: RunConfig, plan: Plan, entry: Entry | None, *, allow_changed: bool) -> str:
+    """Choose the checkpoint to continue from, say so, and return it as the ranks are told of it."""
+    chosen = resume.choose(config, _say)
+    if chosen is None:
+        return ""
+    data = entry.directory.name if entry else None
+    launch = resume.Launch(plan.strategy, plan.processes, plan.batch.total, data)
+    for line in [*resume.check(chosen, config, launch, allow_changed=allow_changed), chosen.told()]:
+        _say(line)
+    return str(chosen.path.absolute())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _keep_ledger(loaded: LoadedRun, entry: Entry, run: RunDirectory) -> None:

@@ -147,13 +147,16 @@ class ReportSettings:
         return {**names, "name": self.run_name} if self.run_name else names
 
 
-def run_id(run: RunDirectory) -> str:
+def run_id(run: RunDirectory, continued: str | None = None) -> str:
     """Return the id that the run directory's events carry, or make one for its first start.
+
+    Args:
+        continued: of the run that this one continues, where it has no events yet.
 
     The id is drawn as W&B draws its own (8 lower-case letters and digits); WANDB_RUN_ID is used as it is.
     """
     for event in read_events(run.events_jsonl):
         if event["event"] == "start":
             return str(event["run_id"])
-    given = os.environ.get("WANDB_RUN_ID")
+    given = continued or os.environ.get("WANDB_RUN_ID")
     return given or "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))

@@ -48,8 +48,10 @@ def training_arguments(
             values["max_length"] = None
     if world.device == "cpu" and "use_cpu" not in values:
         values["use_cpu"] = not _device_is_forced()
-    if isinstance(values.get("resume_from_checkpoint"), bool):
-        values.pop("resume_from_checkpoint")
+    # The kit's saver keeps and deletes checkpoints; transformers would delete before the new one is complete.
+    values.pop("save_total_limit", None)
+    values.pop("resume_from_checkpoint", None)
+    values.setdefault("restore_callback_states_from_checkpoint", True)
     return trl.SFTConfig(**values)
 
 

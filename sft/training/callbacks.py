@@ -6,6 +6,8 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,30 +149,18 @@ class EventsCallback(TrainerCallback):  # type: ignore[misc]
             self._evaluation_began = None
         self._last = (now, float(self._trainer.trained_tokens))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Say what was saved."""
-        path = self._run.output_dir / f"checkpoint-{state.global_step}"
-        self._reporter.write("save", step=state.global_step, path=str(path))
 
+def push_saved(run: RunDirectory, settings: HubSettings, reporter: Reporter) -> Callable[[int, Path], None]:
+    """Return what journals a push of each complete checkpoint and starts the process that delivers it.
 
-class PushCallback(TrainerCallback):  # type: ignore[misc]
-    """Journals a push at each save and starts the process that delivers it. Training waits for nothing."""
+    Training waits for nothing. Rank 0 calls it.
+    """
 
-    def __init__(self, run: RunDirectory, settings: HubSettings, reporter: Reporter) -> None:
-        self._run = run
-        self._settings = settings
-        self._reporter = reporter
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Ask for the push of what was just saved."""
-        if not state.is_world_process_zero:
-            return
+    def push(step: int, path: Path) -> None:
         try:
-            if request_push(self._run, self._settings, "save", state.global_step):
-                start_delivery(self._run)
+            if request_push(run, settings, "save", step):
+                start_delivery(run)
         except (OSError, UserError) as error:  # a full disk, or something foreign in the outbox
-            self._reporter.note(f"the save at step {state.global_step} is not pushed: {error}")
+            reporter.note(f"the save at step {step} is not pushed: {error}")
+
+    return push

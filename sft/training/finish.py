@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sft.config.run import RunConfig
-from sft.errors import ExitCode, UserError
+from sft.errors import ExitCode
 from sft.hub.background import finish_delivery
 from sft.hub.card import CardFacts
 from sft.hub.card import write_card as write_card_file
@@ -27,7 +25,6 @@ from sft.training.reporting import Reporter
 if TYPE_CHECKING:
     from sft.training.trainer import CountingTrainer
 
-CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 CARD_LIBRARIES = ("trl", "transformers", "peft", "accelerate", "deepspeed", "torch", "datasets")
 
 
@@ -53,45 +50,6 @@ def hub_settings(config: RunConfig) -> HubSettings | None:
         revision=training.hub_revision,
         endpoint=endpoint_from_environment(),
     )
-
-
-def checkpoint_to_resume(config: RunConfig, run: RunDirectory) -> str | None:
-    """Return the checkpoint that the run file names; `true` is the newest one in output_dir.
-
-    Raises:
-        UserError: there is none there.
-    """
-    asked = config.training.resume_from_checkpoint
-    if asked in (None, False, "false", "False"):
-        return None
-    if asked in (True, "true", "True"):
-        found = [
-            (int(match[1]), path)
-            for path in run.output_dir.glob("checkpoint-*")
-            if (match := CHECKPOINT.match(path.name))
-        ]
-        if not found:
-            raise UserError(
-                f"there is no checkpoint in {run.output_dir}",
-                where="resume_from_checkpoint",
-                fix="name one, or set resume_from_checkpoint: false",
-            )
-        return str(max(found)[1])
-    if not (Path(str(asked)) / "trainer_state.json").is_file():
-        raise UserError(
-            f"{asked} is no checkpoint of a trainer",
-            where="resume_from_checkpoint",
-            fix="name a checkpoint-<step> directory, which holds trainer_state.json",
-        )
-    return str(asked)
-
-
-def step_of(checkpoint: str | None) -> int:
-    """Return the step that a checkpoint was saved at; 0 for none."""
-    if checkpoint is None:
-        return 0
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    return int(state["global_step"])
 
 
 def write_card(config: RunConfig, trainer: CountingTrainer, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from sft.checkpoint.resume import Resume
 from sft.config.run import RunConfig
 from sft.events import EventLog
 from sft.report.live import LiveViews
@@ -28,6 +29,7 @@ class Reporter:
             ProgressPrinter(sys.stderr, live=False) if rank.is_main and not rank.supervised else None
         )
         self._views: LiveViews | None = None
+        self.run_id = ""
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
@@ -46,10 +48,12 @@ class Reporter:
         """Tell the user something, once."""
         self.write("note", text=text)
 
-    def start(self, config: RunConfig, world: World, step: int) -> None:
+    def start(self, config: RunConfig, world: World, resume: Resume | None) -> None:
         """Open the account of this launch, and the views that show it."""
         if not self._rank.is_main:
             return
+        # A run that continues in another directory is still the run that it was.
+        self.run_id = run_id(self._run, resume.manifest.run_id if resume and resume.manifest else None)
         training = config.training
         views, _ = split_report_to(training.report_to)
         settings = ReportSettings.of(
@@ -63,10 +67,10 @@ class Reporter:
         )
         self.write(
             "start",
-            run_id=run_id(self._run),
+            run_id=self.run_id,
             run_name=training.run_name,
             world_size=world.processes,
-            step=step,
+            step=0 if resume is None else resume.step,
             config=without_secrets(config.settings()),
             report=settings.as_event(),
         )

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.checkpoint.resume import found_by_rank
 from sft.config.loader import LoadedRun, load_run
 from sft.errors import UserError
 from sft.plan.packages import require_packages
@@ -31,8 +32,10 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     unused.leave_out(config_file.config)
     from sft.training import agreement, finish, libraries
     from sft.training.arguments import training_arguments
-    from sft.training.callbacks import EventsCallback, PushCallback, StopCallback
+    from sft.training.callbacks import EventsCallback, StopCallback
     from sft.training.datasets import load_training_data
+    from sft.training.heartbeat import HeartbeatCallback
+    from sft.training.manifest import make_saver
     from sft.training.reporting import Reporter
     from sft.training.summary import summarize
     from sft.training.trainer import build_trainer, library_refusals
@@ -55,19 +58,17 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     agreement.assert_world(
         world, processes=arguments.world_size, device=arguments.device, distributed_type=None, rank=rank
     )
-    checkpoint = finish.checkpoint_to_resume(config, run)
+    resume = found_by_rank(config)
     reporter = Reporter(rank, run)
-    reporter.start(config, world, finish.step_of(checkpoint))
+    reporter.start(config, world, resume)
 
     # --- model, adapter
     if data.entry is not None:
         reporter.write("data", splits=data.entry.manifest["splits"])
     reporter.phase("load")
     stop, events = StopCallback(rank), EventsCallback(reporter, run)
-    callbacks = [events, stop]
     hub = finish.hub_settings(config)
-    if hub is not None:
-        callbacks.append(PushCallback(run, hub, reporter))
+    callbacks = [HeartbeatCallback(rank), events, stop]
     trainer = build_trainer(config, arguments, data.train, data.test, callbacks)
     if data.entry is not None:
         verify_tokens(data.entry, trainer.processing_class, config)
@@ -80,12 +81,14 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
         rank=rank,
     )
     reporter.write("model", **summarize(trainer.model))
+    saver = make_saver(config, trainer, rank, reporter, data, hub, plan)
 
     # --- train
     if agreement.wants_stop(rank, arguments.device):
         finish.leave(trainer, reporter, rank, status="stopped")
         return
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.continue_from(resume)
+    saver.finish(arguments)
     if stop.stopped:
         finish.leave(trainer, reporter, rank, status="stopped")
         return

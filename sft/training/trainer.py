@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from peft.utils import NoMatchingPeftModuleError
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
+from sft.checkpoint.resume import Resume
 from sft.config.run import RunConfig
 from sft.data.user_code import load_object
 from sft.errors import ExitCode, UserError
@@ -22,6 +24,7 @@ from sft.training.adapter import (
     upcast_frozen,
 )
 from sft.training.arguments import peft_config, quantization_config
+from sft.training.saving import Saver
 
 
 class CountingTrainer(SFTTrainer):  # type: ignore[misc]
@@ -31,6 +34,8 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
     too. The count is the one that the loss is divided by, so it costs nothing.
     """
 
+    saver: Saver | None = None
+    """Makes the checkpoints; without one they are transformers' own."""
     trained_tokens = 0.0
     micro_batches = 0
     lost_micro_batches: Any = 0
@@ -52,6 +57,21 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
             share = 1 if self.args.average_tokens_across_devices else self.args.world_size
             self.trained_tokens = self.trained_tokens + total * share
         return samples, count
+
+    def continue_from(self, resume: Resume | None) -> None:
+        """Train, from a checkpoint where there is one."""
+        if resume is not None and resume.manifest is not None:
+            self.trained_tokens = float(resume.manifest.trained_tokens)
+        self.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save through the saver. A private name upstream: transformers pushes, rotates and calls `on_save` in
+        the same breath, and has no hook that stands around the writing."""
+        save = partial(super()._save_checkpoint, model, trial)
+        if self.saver is None:
+            save()
+        else:
+            self.saver.save(self, save)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sft import machine
 from sft.errors import ExitCode, UserError
-from sft.export import output
 from sft.export.output import refuse_output, require_disk, staged
 
 
@@ -141,4 +141,4 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
 
 
 def test_available_memory_is_positive() -> None:
-    assert 0 < output.available_memory_bytes() < 2**50
+    assert 0 < machine.available_memory_bytes() < 2**50

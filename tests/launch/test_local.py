@@ -153,7 +153,7 @@ def test_ctrl_c_stops_in_order_a_second_launch_is_refused_and_the_stopped_run_re
     assert "stopping in order" in live.said()
 
     # The trainer goes on logging at the interval that the checkpoint was made with.
-    words = ["--resume_from_checkpoint", "true", "--max_steps", str(step + 10)]
+    words = ["--allow-changed", "--max_steps", str(step + 10)]
     resumed = subprocess.run(
         [*SFT, "launch", str(live.file), *words], capture_output=True, text=True, timeout=120, check=False
     )

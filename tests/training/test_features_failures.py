@@ -154,8 +154,8 @@ def test_resume_true_takes_the_newest_checkpoint_and_a_path_that_one(train: Trai
     [
         (
             True,
-            "there is no checkpoint in {out}\n  where: resume_from_checkpoint\n"
-            "  fix:   name one, or set resume_from_checkpoint: false",
+            "there is no complete checkpoint in {out}\n  where: resume_from_checkpoint\n"
+            "  fix:   name one, or leave it out: `sft launch` continues what is there, and else starts",
         ),
         (
             "{out}/checkpoint-7",

@@ -1,0 +1,149 @@
+"""Take what a save writes into memory, so that training goes on while it is written. Below the torch line.
+
+transformers, PEFT, DeepSpeed and accelerate all write their large files through `torch.save` and
+safetensors' `save_file`. While `captured` holds, what those two are given for a path under its directory is copied
+to host memory instead, and handed out as files to write later. Small files (JSON, the tokenizer) are left to be
+written where the libraries write them.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from sft.checkpoint.write import Pending
+
+LEFT_OUT = ("training_args.bin",)
+"""Not written: a pickle of the trainer's arguments, which holds local paths and which no resume reads."""
+
+BY_NAME = (
+    (
+        "transformers.modeling_utils",
+        "safe_save_file",
+        "save_pretrained's own name for safetensors' save_file",
+    ),
+    ("peft.peft_model", "safe_save_file", "the same of PEFT's save_pretrained"),
+)
+"""Private names that are replaced for the length of a save: module, name, reason."""
+
+Place = Callable[[int], bool]
+"""Says whether so many bytes more fit in memory."""
+
+
+@contextmanager
+def captured(
+    root: Path, files: list[Pending], fits: Place, write_now: Callable[[Pending], None]
+) -> Iterator[None]:
+    """Collect what is saved under `root` into `files`.
+
+    Args:
+        fits: where it says no, the file is not copied but given to `write_now`, which must not raise: the ranks
+            are in the middle of a save that they make together.
+    """
+
+    def take(path: Path, payload: Any, write: Callable[[Any, Path], None]) -> None:
+        if path.name in LEFT_OUT:
+            return
+        name, size = path.relative_to(root).as_posix(), nbytes(payload)
+        if fits(size):
+            files.append(Pending(name, size, partial(write, on_host(payload))))
+        else:
+            write_now(Pending(name, size, partial(write, payload)))
+
+    torch_save, save_file = torch.save, safetensors.torch.save_file
+
+    def save(obj: Any, f: Any, *arguments: Any, **keywords: Any) -> None:
+        path = _under(root, f)
+        if path is None:
+            torch_save(obj, f, *arguments, **keywords)
+        else:
+            take(path, obj, lambda payload, target: torch_save(payload, target, *arguments, **keywords))
+
+    def save_tensors(tensors: Any, filename: Any, metadata: dict[str, str] | None = None) -> None:
+        path = _under(root, filename)
+        if path is None:
+            save_file(tensors, filename, metadata)
+        else:
+            take(path, tensors, lambda payload, target: save_file(payload, target, metadata))
+
+    replaced = [(torch, "save", save), (safetensors.torch, "save_file", save_tensors)]
+    replaced += [
+        (sys.modules[module], name, save_tensors) for module, name, _ in BY_NAME if module in sys.modules
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+    for module, name, ours in replaced:
+        setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        for module, name, theirs in before:
+            setattr(module, name, theirs)
+
+
+def _under(root: Path, target: Any) -> Path | None:
+    if not isinstance(target, (str, Path)):
+        return None
+    path = Path(target)
+    return path if path.is_relative_to(root) else None
+
+
+def nbytes(value: Any, seen: set[int] | None = None) -> int:
+    """Count the bytes of the storages that a value's tensors lie in, each once."""
+    seen = set() if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return storage.nbytes()
+    if isinstance(value, Mapping):
+        return sum(nbytes(item, seen) for item in value.values())
+    if isinstance(value, (list, tuple, set)):
+        return sum(nbytes(item, seen) for item in value)
+    return 0
+
+
+def on_host(value: Any, storages: dict[tuple[str, int], torch.Tensor] | None = None) -> Any:
+    """Copy a state dict to host memory: tensors that share a storage still do, everything else as it was.
+
+    A tensor that covers less than its storage drags the whole of it along, as in `torch.save`.
+    """
+    storages = {} if storages is None else storages
+    if isinstance(value, torch.Tensor):
+        return _tensor_on_host(value, storages)
+    if isinstance(value, dict):
+        made = copy.copy(value)
+        made.update((key, on_host(item, storages)) for key, item in value.items())
+        return made
+    if isinstance(value, list):
+        return [on_host(item, storages) for item in value]
+    if isinstance(value, tuple):
+        items = [on_host(item, storages) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if value is None or isinstance(value, (bool, int, float, str, bytes, type)):
+        return value
+    return copy.deepcopy(value)
+
+
+def _tensor_on_host(tensor: torch.Tensor, storages: dict[tuple[str, int], torch.Tensor]) -> torch.Tensor:
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return tensor.detach().clone().cpu()
+    storage = tensor.untyped_storage()
+    key = (str(tensor.device), storage.data_ptr())
+    if key not in storages:
+        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+        storages[key] = whole.to("cpu", copy=True)
+    found = torch.empty(0, dtype=tensor.dtype).set_(
+        storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return found

@@ -1,0 +1,292 @@
+"""Checkpoints of a run under training: the trainer stands still while they are copied, not while they are written.
+
+A save has three parts. The ranks together let transformers save, with its large files caught in memory
+(`sft.checkpoint.capture`). Then each rank writes its files in the background, and rank 0 gives the checkpoint its
+name (`sft.checkpoint.write`). At the next save, or at the end, the ranks agree how it went.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sft.checkpoint.capture import captured
+from sft.checkpoint.keep import rotate
+from sft.checkpoint.manifest import Manifest
+from sft.checkpoint.write import GivenUpError, Pending, complete, refuse_part, write_part
+from sft.machine import available_memory_bytes
+from sft.training.agreement import any_rank
+from sft.training.rank import Rank
+from sft.training.reporting import Reporter
+
+MEMORY_SHARE = 0.8
+"""Of what the machine has left, how much a save may take."""
+SCRATCH = "sft-save-"
+STALE_SECONDS = 3600
+WriteManifest = Callable[[TrainerState], Manifest]
+
+
+@dataclass
+class _Save:
+    """One checkpoint on its way to the disk. The thread sets the last five."""
+
+    step: int
+    files: list[Pending]
+    scratch: Path
+    began: float
+    standstill_seconds: float = 0.0
+    thread: threading.Thread | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
+    part_is_over: threading.Event = field(default_factory=threading.Event)
+    failure: Exception | None = None
+    path: Path | None = None
+    seconds: float = 0.0
+
+
+class Saver(TrainerCallback):  # type: ignore[misc]
+    """Makes the checkpoints of one rank's run. Its collectives: two a save, and those of transformers' own save.
+
+    Args:
+        manifest: makes the manifest, without its files; called on rank 0 at each save.
+        limit: `save_total_limit`.
+        background: copy and write later, where memory allows; else training waits for the disk.
+        on_complete: told the step and the directory on rank 0, once a checkpoint is complete.
+    """
+
+    def __init__(
+        self,
+        rank: Rank,
+        reporter: Reporter,
+        *,
+        manifest: WriteManifest,
+        limit: int | None,
+        background: bool,
+        on_complete: list[Callable[[int, Path], None]],
+    ) -> None:
+        self._rank, self._reporter, self._run = rank, reporter, rank.run
+        self._manifest, self._limit, self._background = manifest, limit, background
+        self._on_complete = on_complete
+        self._save: _Save | None = None
+        self.last_failed: str | None = None
+        """Why the last save failed; None where it did not."""
+        self.seconds_to_save: float | None = None
+        """From the standstill to a complete checkpoint, the last time."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._save is not None and self._save.thread is not None and self._save.thread.is_alive()
+
+    # --- one save
+
+    def save(self, trainer: Any, save: Callable[[], None]) -> None:
+        """Let transformers save (`save`), and take what it writes. A collective."""
+        self.finish(trainer.args)
+        self._rank.phase("save")
+        arguments, state = trainer.args, trainer.state
+        current = _Save(state.global_step, [], _scratch(), time.monotonic())
+        staging = self._staging(current)
+        folder = current.scratch / staging.name
+        if self._rank.is_main:
+            shutil.rmtree(staging, ignore_errors=True)
+        # Reserved before anything is written: a rank must not find the directory that rank 0 is about to remove.
+        any_rank(False, arguments.device)
+        own, arguments.output_dir = arguments.output_dir, str(current.scratch)
+        try:
+            with captured(folder, current.files, self._fits(), partial(self._write_now, current)):
+                save()
+        finally:
+            arguments.output_dir = own
+        state.best_model_checkpoint = self._path_of_best(state)
+        if self._rank.is_main:
+            _without_places(folder / "trainer_state.json")
+        current.files += _small_files(folder)
+        manifest = self._manifest(state) if self._rank.is_main else None
+        current.thread = threading.Thread(
+            target=self._write, args=(current, manifest), name=f"save-{current.step}", daemon=True
+        )
+        current.thread.start()
+        self._save = current
+        current.standstill_seconds = time.monotonic() - current.began
+        if not self._background:
+            self.finish(trainer.args)
+        self._rank.phase("train")
+
+    def finish(self, arguments: TrainingArguments) -> None:
+        """Wait until the checkpoint that is being written is complete or has failed, and agree which. A collective."""
+        current = self._save
+        if current is None:
+            return
+        assert current.thread is not None
+        self._rank.phase("save")
+        device = arguments.device
+        current.part_is_over.wait()
+        if any_rank(current.failure is not None, device):
+            current.given_up.set()
+        current.thread.join()
+        failed = any_rank(current.failure is not None, device)
+        self._save = None
+        self._tell(current, failed=failed)
+        self._rank.phase("train")
+
+    # --- in the background
+
+    def _write(self, current: _Save, manifest: Manifest | None) -> None:
+        staging = self._staging(current)
+        keep_going = lambda: not current.given_up.is_set()  # noqa: E731
+        try:
+            if current.failure is None:
+                write_part(staging, self._rank.index, current.files, keep_going=keep_going)
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            current.failure = error
+            with suppress(
+                OSError
+            ):  # where not even this can be written, the others hear of it at the next save
+                refuse_part(staging, self._rank.index)
+        finally:
+            current.part_is_over.set()
+            current.files.clear()
+            shutil.rmtree(current.scratch, ignore_errors=True)
+        try:
+            if manifest is not None and current.failure is None:
+                path = complete(
+                    self._run, staging, manifest, ranks=manifest.world_size, keep_going=keep_going
+                )
+                current.seconds = time.monotonic() - current.began
+                current.path = path
+                rotate(self._run, self._limit, manifest.best_step)
+        except Exception as error:
+            if current.path is None:
+                current.failure = error
+        if current.failure is not None and self._rank.is_main:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _write_now(self, current: _Save, file: Pending) -> None:
+        """Write a file for which there is no memory while training waits. Raises nothing: see `captured`."""
+        path = self._staging(current) / file.name
+        if current.failure is None:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file.write(path)
+            except Exception as error:
+                current.failure = error
+        current.files.append(Pending(file.name, file.bytes, lambda _: None))
+
+    def _staging(self, current: _Save) -> Path:
+        return self._run.staging / f"checkpoint-{current.step}"
+
+    def _fits(self) -> Callable[[int], bool]:
+        """Say how much of a save may be held in memory: each rank of this machine takes its share."""
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        left = available_memory_bytes() * MEMORY_SHARE / ranks_here if self._background else 0.0
+
+        def fits(size: int) -> bool:
+            nonlocal left
+            if size > left:
+                return False
+            left -= size
+            return True
+
+        return fits
+
+    # --- what is told
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Tell of a checkpoint as soon as it is complete."""
+        current = self._save
+        if current is not None and current.path is not None and not self.busy:
+            self._tell(current, failed=False)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say where the best checkpoint lies: the run may have been moved since it was written down."""
+        state.best_model_checkpoint = self._path_of_best(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Wait for the last checkpoint before transformers loads the best one, which it does after this log."""
+        if "train_loss" in (logs or {}):
+            self.finish(args)
+            state.best_model_checkpoint = self._path_of_best(state)
+
+    def _path_of_best(self, state: TrainerState) -> str | None:
+        path = self._run.output_dir / f"checkpoint-{state.best_global_step}"
+        return str(path) if path.is_dir() else None
+
+    def _tell(self, current: _Save, *, failed: bool) -> None:
+        if current.step < 0:
+            return
+        if failed:
+            why = "another rank could not write its part"
+            if current.failure is not None and not isinstance(current.failure, GivenUpError):
+                why = " ".join(str(current.failure).split()) or type(current.failure).__name__
+            self.last_failed = why
+            self._reporter.note(
+                f"checkpoint-{current.step} could not be saved: {why}. What was written of it is removed; training"
+                " goes on, and the next save tries again"
+            )
+        elif self._rank.is_main and current.path is not None:
+            self.last_failed, self.seconds_to_save = None, current.seconds
+            self._reporter.write(
+                "save",
+                step=current.step,
+                path=str(current.path),
+                seconds=round(current.seconds, 3),
+                standstill_seconds=round(current.standstill_seconds, 3),
+            )
+            for told in self._on_complete:
+                told(current.step, current.path)
+        current.step = -1
+
+
+def _scratch() -> Path:
+    """Make a directory for the small files of one save, in memory where there is such a place.
+
+    What processes that were killed have left there is removed.
+    """
+    shared = Path("/dev/shm")
+    place = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    for left in place.glob(f"{SCRATCH}{os.getuid()}-*"):
+        with suppress(OSError):
+            # Its process may live in another container, where this one does not see it.
+            is_old = time.time() - left.stat().st_mtime > STALE_SECONDS
+            if is_old and not Path("/proc", left.name.split("-")[3]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getuid()}-{os.getpid()}-", dir=place))
+
+
+def _small_files(folder: Path) -> list[Pending]:
+    """List what the libraries wrote themselves: configurations, the tokenizer, the trainer's state."""
+    return [
+        Pending(path.relative_to(folder).as_posix(), path.stat().st_size, partial(shutil.copyfile, path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def _without_places(path: Path) -> None:
+    """Take the place of the best checkpoint out of the trainer's state: its step is enough, and stays true."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    state["best_model_checkpoint"] = None
+    path.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
