@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "plan": {"data", "config"},
     "check": {"plan", "data", "config", "checkpoint", "hub"},
     "launch": {"plan", "data", "config", "report", "hub", "checkpoint"},
-    "hub": {"config"},
+    "hub": {"config", "checkpoint"},
     "report": {"config"},
     "quickstart": {"config", "data", "plan"},
     "checkpoint": {"config"},

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from sft.errors import Problem
-from sft.hub.outbox import outbox_lock, pending
+from sft.hub.journal import outbox_lock, pending
 from sft.hub.report import DeliveryReport, out_of_time, push_command
 from sft.rundir import RunDirectory
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.hub.outbox import write_whole
+from sft.hub.journal import write_whole
 from sft.rundir import RunDirectory
 
 Scalar = str | int | float | bool | None

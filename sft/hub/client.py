@@ -144,9 +144,20 @@ class _LimitedClient(httpx2.Client):
             message = f"it answers {response.status_code}"
             wait = _wait_asked_for(response.headers)
             raise TryAgainError(message, status=response.status_code, wait_seconds=wait)
-        if response.status_code == 409 and "another conflicting operation is in progress" in response.text:
-            raise TryAgainError("it is busy with this account", status=409)
+        if response.status_code in (409, 412) and _somebody_else_was_there(request, response):
+            raise TryAgainError(
+                f"somebody else is changing the same ({response.status_code})", status=response.status_code
+            )
         return response
+
+
+def _somebody_else_was_there(request: httpx2.Request, response: httpx2.Response) -> bool:
+    """Whether another look is worth it; a 409 that says "that is there already" is no news to the library."""
+    makes = request.url.path.endswith("/repos/create") or "/branch/" in request.url.path
+    if not makes:
+        return True
+    response.read()
+    return response.status_code == 409 and "another conflicting operation is in progress" in response.text
 
 
 def _reason(error: httpx2.TransportError) -> str:

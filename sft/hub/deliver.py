@@ -1,14 +1,13 @@
 """Push what waits in a run's outbox: `python -m sft.hub.deliver RUN_DIR` is the process beside training.
 
 Runs in a process of its own, because an upload cannot be stopped from within: at its time limit, and
-with its parent, the process simply ends. What it had not finished stays in the journal, and an upload
-that is repeated finds its files on the Hub and adds no second commit.
+with its parent, the process simply ends. What it had not finished stays in the journal (sft.hub.upload has how
+it arrives once all the same).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
@@ -17,24 +16,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import HfApi, constants, get_token
 
 from sft.errors import ExitCode, Problem
 from sft.events import EventLog
 from sft.hub.client import Deadline, OutOfTimeError, TryAgainError, limited_client, with_retries
-from sft.hub.outbox import PushRequest, outbox_lock, overtaken, pending, settle, write_whole
-from sft.hub.problems import busy_elsewhere, is_about_one_push, no_token, offline, problem_of
+from sft.hub.journal import (
+    OVERTAKEN,
+    PushRequest,
+    being_delivered,
+    is_late,
+    is_news,
+    outbox_lock,
+    overtaken,
+    pending,
+    settle,
+    still_waits,
+    sweep,
+)
+from sft.hub.problems import again_seconds, busy_elsewhere, is_about_one_push, no_token, offline, problem_of
 from sft.hub.report import Delivered, DeliveryReport, out_of_time
-from sft.hub.select import NothingToPushError, Selection, checkpoint_folder, gone, select
+from sft.hub.select import has_own_folder
 from sft.hub.settings import endpoint_from_environment, without_password
+from sft.hub.snapshot import SnapshotGoneError
+from sft.hub.upload import AlteredError, ConflictError, Uploader
 from sft.parent import bind_to
 from sft.rundir import RunDirectory
 
 # The process may be inside a call that knows no deadline; this long after it, it is ended from outside.
 _GRACE_SECONDS = 2.0
-_LOCK_POLL_SECONDS = 0.2
+LOCK_POLL_SECONDS = 0.2
 
 
 @dataclass
@@ -46,74 +57,68 @@ class _Delivery:
     token: str
     endpoint: str | None
     say: Callable[[str], None]
+    tell_run: bool
     delivered: list[Delivered] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     problem: Problem | None = None
+    again_seconds: float | None = None
 
     def push_all(self) -> None:
         """Push in order until nothing waits, or something is wrong that concerns all of it."""
+        sweep(self.run)
         while True:
-            waiting = [request for request in pending(self.run) if request.name not in self.refused]
+            waiting = [request for request in pending(self.run) if request.id not in self.refused]
             dropped = overtaken(waiting)
             for request in dropped:
-                settle(self.run, request, "skipped", reason="a later push brings the same files anew")
+                settle(self.run, request, "skipped", reason=OVERTAKEN)
             left = [request for request in waiting if request not in dropped]
-            if not left or not self._push_one(left[0]):
+            if not left:
                 return
+            with being_delivered(self.run, left[0]) as waits:
+                if waits and not self._push_one(left[0]):
+                    return
 
     def _push_one(self, request: PushRequest) -> bool:
         """Push one; returns whether to go on with the next."""
+        if is_late(self.run, request) and not has_own_folder(request):
+            return self._skip(request, f"a later push than that of {request.what} is there already")
         endpoint = self.endpoint or request.endpoint or constants.ENDPOINT
+        self.say(f"pushing {request.what} to {request.repo} at {without_password(endpoint)}")
+        uploader = Uploader(self.run, request, HfApi(endpoint=endpoint, token=self.token))
         try:
-            selection = select(self.run, request)
-            self.say(f"pushing {request.what} to {request.repo} at {without_password(endpoint)}")
-            repo, url = with_retries(
-                lambda: self._upload(request, selection, endpoint), self.deadline, self.say
-            )
-        except NothingToPushError as error:
-            return self._skip(request, str(error))
-        except (TryAgainError, OSError, ValueError) as error:  # OSError: the library's own, and the disk's
-            if not (self.run.output_dir / request.source).is_dir():
-                return self._skip(request, gone(request))
-            problem = problem_of(error, request, self.run, endpoint=endpoint, token=self.token)
-            self.problem = self.problem or problem
-            self.refused.add(request.name)
+            repo, url = with_retries(uploader.bring, self.deadline, self.say)
+        except (
+            TryAgainError,
+            AlteredError,
+            ConflictError,
+            SnapshotGoneError,
+            OSError,  # the library's own, and the disk's
+            ValueError,
+        ) as error:
+            if not still_waits(self.run, request):
+                return True  # delivered or dropped by another process, where locks do not hold
+            if isinstance(error, SnapshotGoneError):
+                return self._skip(request, f"the files of {request.what} are not in the outbox any more")
+            self.refused.add(request.id)
+            if self.problem is None:
+                self.problem = problem_of(error, request, self.run, endpoint=endpoint, token=self.token)
+                self.again_seconds = again_seconds(error)
             return is_about_one_push(error)
         settle(self.run, request, "delivered", url=url)
         self.delivered.append(Delivered(what=request.what, repo=repo, url=url))
-        EventLog(self.run.events_jsonl).write("push", state="done", what=f"{request.what} to {repo}", url=url)
-        if selection.note is not None:
-            self._note(selection.note)
+        if self.tell_run:
+            done = f"{request.what} to {repo}"
+            EventLog(self.run.events_jsonl).write("push", state="done", what=done, url=url)
         return True
-
-    def _upload(self, request: PushRequest, selection: Selection, endpoint: str) -> tuple[str, str]:
-        """Make the repository and the branch where they are missing, and one commit with all files."""
-        api = HfApi(endpoint=endpoint, token=self.token)
-        repo = api.create_repo(request.repo, private=request.private, exist_ok=True).repo_id
-        revision = request.revision or constants.DEFAULT_REVISION
-        if revision != constants.DEFAULT_REVISION and not revision.startswith("refs/"):
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        names = {upload.path_in_repo for upload in selection.uploads}
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(upload.path_in_repo, upload.path) for upload in selection.uploads
-        ]
-        if checkpoint_folder(request) == "last-checkpoint":
-            stale = _files_under(api, repo, revision, "last-checkpoint") - names
-            operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(stale)]
-        message = "End of training" if request.kind == "end" else f"Training in progress, step {request.step}"
-        commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
-        return repo, str(commit.commit_url)
 
     def _skip(self, request: PushRequest, reason: str) -> bool:
         settle(self.run, request, "skipped", reason=reason)
-        self._note(f"not pushed: {reason}")
-        return True
-
-    def _note(self, text: str) -> None:
+        text = f"not pushed: {reason}"
         self.notes.append(text)
-        if _is_news(self.run, text):
+        if self.tell_run and is_news(self.run, text):
             EventLog(self.run.events_jsonl).write("note", text=text)
+        return True
 
 
 def deliver(
@@ -124,22 +129,24 @@ def deliver(
     token: str | None = None,
     endpoint: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    tell_run: bool = True,
 ) -> DeliveryReport:
     """Push what waits, in order, and report; whatever the Hub does, nothing is raised for it.
 
     Without `token` and `endpoint` they come from the environment, or the login, or the request itself.
-    `say` is told what is under way. The time limit holds between requests and within each; only
+    `say` is told what is under way; `tell_run` has the run's events told too, which must not be done from another
+    node than that of a live run: over NFS two nodes cannot append to one file. The time limit holds between requests and within each; only
     `background.finish_delivery` can also end a call of the library that knows no limit.
     """
     token = token or get_token()
     if not pending(run):
         return DeliveryReport()
     if constants.is_offline_mode():
-        return _report(run, offline(run))
+        return _report(run, offline(run), tell_run=tell_run)
     if token is None:
-        return _report(run, no_token(run))
+        return _report(run, no_token(run), tell_run=tell_run)
     deadline = Deadline.after(timeout_seconds)
-    delivery = _Delivery(run, deadline, token, endpoint or endpoint_from_environment(), say)
+    delivery = _Delivery(run, deadline, token, endpoint or endpoint_from_environment(), say, tell_run)
     try:
         # Asked for while the lock was being let go of, a push would wait for the next one: so look again.
         while delivery.problem is None and pending(run):
@@ -148,46 +155,32 @@ def deliver(
                     with limited_client(deadline):
                         delivery.push_all()
             if not held and not wait_for_others:
-                return DeliveryReport(waiting=_waiting(run), problem=busy_elsewhere(run))
+                return DeliveryReport(
+                    waiting=_waiting(run), problem=busy_elsewhere(run), again_seconds=LOCK_POLL_SECONDS
+                )
             if not held:
-                time.sleep(deadline.left(_LOCK_POLL_SECONDS))
+                time.sleep(deadline.left(LOCK_POLL_SECONDS))
     except OutOfTimeError:
         delivery.problem = delivery.problem or out_of_time(run, timeout_seconds or 0.0)
-    return _report(run, delivery.problem, delivery)
+    return _report(run, delivery.problem, delivery, tell_run=tell_run)
 
 
-def _report(run: RunDirectory, problem: Problem | None, delivery: _Delivery | None = None) -> DeliveryReport:
-    if problem is not None and _is_news(run, problem.what):
+def _report(
+    run: RunDirectory, problem: Problem | None, delivery: _Delivery | None = None, *, tell_run: bool = True
+) -> DeliveryReport:
+    if tell_run and problem is not None and is_news(run, problem.what):
         EventLog(run.events_jsonl).write("push", state="failed", what=str(problem))
     return DeliveryReport(
         delivered=tuple(delivery.delivered) if delivery else (),
         notes=tuple(delivery.notes) if delivery else (),
         waiting=_waiting(run),
         problem=problem,
+        again_seconds=delivery.again_seconds if delivery else None,
     )
 
 
 def _waiting(run: RunDirectory) -> tuple[str, ...]:
     return tuple(request.what for request in pending(run))
-
-
-def _files_under(api: HfApi, repo: str, revision: str, folder: str) -> set[str]:
-    """List the files of a folder of the repository; none where there is no such folder."""
-    try:
-        tree = list(api.list_repo_tree(repo, folder, recursive=True, revision=revision))
-    except EntryNotFoundError:
-        return set()
-    return {entry.path for entry in tree if isinstance(entry, RepoFile)}
-
-
-def _is_news(run: RunDirectory, text: str) -> bool:
-    """Whether the run's events do not have this about the Hub yet; from now on they do."""
-    said = run.outbox / "said.json"
-    known = json.loads(said.read_text(encoding="utf-8")) if said.exists() else []
-    if text in known:
-        return False
-    write_whole(said, json.dumps([*known, text]))
-    return True
 
 
 def _end_at(run: RunDirectory, seconds: float) -> None:

@@ -7,13 +7,15 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from sft.errors import Problem
 from sft.hub.client import TryAgainError
-from sft.hub.outbox import PushRequest
+from sft.hub.journal import PushRequest
 from sft.hub.report import push_command
 from sft.hub.settings import without_password
+from sft.hub.upload import AlteredError, ConflictError
 from sft.rundir import RunDirectory
 
 # Answers that are about one push only, so that those after it are still worth a try.
 _ABOUT_ONE_PUSH = (400, 413, 422)
+AGAIN_SECONDS = 60.0
 
 
 def is_about_one_push(error: Exception) -> bool:
@@ -21,6 +23,13 @@ def is_about_one_push(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _ABOUT_ONE_PUSH
     return not isinstance(error, (TryAgainError, OfflineModeIsEnabled))
+
+
+def again_seconds(error: Exception) -> float | None:
+    """When another try is worth it; None where a person has to mend something first."""
+    if isinstance(error, TryAgainError):
+        return max(AGAIN_SECONDS, error.wait_seconds or 0.0)
+    return None
 
 
 def no_token(run: RunDirectory) -> Problem:
@@ -72,6 +81,12 @@ def _told(error: Exception, request: PushRequest, run: RunDirectory, endpoint: s
         if error.status is not None:
             return Problem(f"the Hub is not well: {error}", where, f"later: {again}")
         return Problem(f"the Hub is out of reach: {error}", where, f"where there is a network: {again}")
+    if isinstance(error, AlteredError):
+        fix = f"`{again} --repo {request.repo}` pushes the finished model as it is now"
+        return Problem(f"{error} was written to after its push was asked for", where, fix)
+    if isinstance(error, ConflictError):
+        fix = f"look at what is there; `{again}` replaces it"
+        return Problem(f"somebody else changed the same files meanwhile: {error}", where, fix)
     if not isinstance(error, HfHubHTTPError):
         return Problem(
             f"the push was not possible: {_first_line(str(error))}", where, f"mend that, then {again}"

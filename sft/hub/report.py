@@ -21,12 +21,16 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """What a delivery did; `problem` is why pushes still wait, `waiting` names those."""
+    """What a delivery did; `problem` is why pushes still wait, `waiting` names those.
+
+    `again_seconds` is when another try is worth it; None where a person has to mend something first.
+    """
 
     delivered: tuple[Delivered, ...] = ()
     notes: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
     problem: Problem | None = None
+    again_seconds: float | None = None
 
     def lines(self) -> list[str]:
         """Tell people what happened."""

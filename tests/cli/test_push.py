@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sft.hub.outbox import pending, request_push
+from sft.hub.journal import pending
+from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
 from tests.hub.conftest import MODEL, TOKENIZER, hub, run, save_checkpoint, save_final

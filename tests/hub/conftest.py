@@ -9,6 +9,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from sft.checkpoint.manifest import Manifest, hash_file
 from sft.hub import client
 from sft.hub.deliver import deliver
 from sft.hub.report import DeliveryReport
@@ -32,6 +33,9 @@ PRIVATE = {
 }
 
 
+Push = Callable[..., DeliveryReport]
+
+
 def write_files(directory: Path, names: set[str], label: str) -> None:
     """Write small files whose content tells where they come from."""
     for name in names:
@@ -39,6 +43,26 @@ def write_files(directory: Path, names: set[str], label: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"label": label}) if name.endswith("json") else f"{label} {name}"
         path.write_text(text, encoding="utf-8")
+
+
+def write_manifest(directory: Path, names: set[str]) -> None:
+    """Write the manifest that a save ends with."""
+    manifest = Manifest(
+        step=3,
+        epoch=1.0,
+        created=0.0,
+        run_id="run",
+        world_size=1,
+        strategy="single",
+        rows_per_step=8,
+        settings={},
+        data=None,
+        versions={},
+        trained_tokens=1,
+        best_step=None,
+        files={name: hash_file(directory / name) for name in names},
+    )
+    (directory / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
 
 
 def save_checkpoint(run: RunDirectory, step: int, names: set[str] | None = None) -> Path:
@@ -67,14 +91,14 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def push(hub: Hub, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DeliveryReport]:
+def push(hub: Hub, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Push:
     """Deliver in this process to the loopback Hub, with retries that do not sleep long."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(client, "RETRY_WAITS_SECONDS", (0.01, 0.01, 0.01, 0.01))
 
     said: list[str] = []
 
-    def push_now(**options: object) -> DeliveryReport:
+    def push_now(*, run: RunDirectory = run, **options: object) -> DeliveryReport:
         return deliver(run, **{"token": TOKEN, "endpoint": hub.url, "say": said.append, **options})  # type: ignore[arg-type]
 
     return push_now

@@ -13,7 +13,8 @@ import pytest
 
 from sft.events import read_events
 from sft.hub.background import finish_delivery, start_delivery
-from sft.hub.outbox import pending, request_push
+from sft.hub.journal import pending
+from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
 from tests.hub.conftest import MODEL, TOKENIZER, save_checkpoint, save_final
@@ -95,7 +96,7 @@ def test_the_end_waits_no_longer_than_its_limit(on_this_hub: Hub, waiting: RunDi
         f"  fix:   sft push {waiting.output_dir}  # takes up what still waits"
     )
     assert report.waiting == ("checkpoint-3",)
-    assert [request.name for request in pending(waiting)] == ["000003-save"]
+    assert [request.step for request in pending(waiting)] == [3]
     assert TOKEN not in written(waiting)
 
 
@@ -129,7 +130,7 @@ def test_a_push_dies_with_the_process_that_started_it(on_this_hub: Hub, waiting:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not is_running(child))
-    assert [request.name for request in pending(waiting)] == ["000003-save"]
+    assert [request.step for request in pending(waiting)] == [3]
 
 
 def is_running(pid: int) -> bool:

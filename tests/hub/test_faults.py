@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sft.events import read_events
 from sft.hub import client
-from sft.hub.outbox import outbox_lock, pending, request_push
-from sft.hub.report import DeliveryReport
+from sft.hub.journal import outbox_lock, pending
+from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
-from tests.hub.conftest import MODEL, TOKENIZER, save_checkpoint, save_final
+from tests.hub.conftest import MODEL, TOKENIZER, Push, save_checkpoint, save_final
 from tests.loopback.hub import TOKEN, Hub
 
-Push = Callable[..., DeliveryReport]
 REPO = "team/chat"
 # Every request of one push that brings a card, in order.
 SEQUENCE = (

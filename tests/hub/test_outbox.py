@@ -2,38 +2,81 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from sft.errors import UserError
-from sft.hub.outbox import pending, request_push, settle
+from sft.hub import outbox
+from sft.hub.journal import being_delivered, pending, settle, settled
+from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings, endpoint_from_environment, settings_problems, without_password
+from sft.hub.snapshot import SnapshotGoneError, held_files
 from sft.rundir import RunDirectory
+from tests.hub.conftest import MODEL, TOKENIZER, Push, save_checkpoint, save_final
+from tests.loopback.hub import Hub
+
+ALL = HubSettings(repo="team/chat", strategy="all_checkpoints")
 
 
-def test_pushes_wait_in_the_order_of_their_steps_whatever_the_order_of_asking(run: RunDirectory) -> None:
-    settings = HubSettings(repo="team/chat")
-    for kind, step in (("end", 100), ("save", 100), ("save", 20), ("save", 1_000_000)):
-        request_push(run, settings, kind, step)  # type: ignore[arg-type]
-    assert [request.name for request in pending(run)] == [
-        "000020-save",
-        "000100-save",
-        "000100-end",
-        "1000000-save",
+def test_pushes_wait_in_the_order_in_which_they_were_asked_for_whatever_the_clock_says(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000, 0, -1))
+    monkeypatch.setattr(outbox.time, "time", lambda: next(clock))
+    for step in (20, 100, 3):  # 3: a fresh start in the same directory
+        save_checkpoint(run, step)
+        request_push(run, ALL, "save", step)
+    save_final(run)
+    request_push(run, ALL, "end", 3)
+    assert [(request.order, request.what) for request in pending(run)] == [
+        (1, "checkpoint-20"),
+        (2, "checkpoint-100"),
+        (3, "checkpoint-3"),
+        (4, "the model of step 3"),
     ]
 
 
-def test_the_journal_survives_a_move_of_the_run(run: RunDirectory) -> None:
+def test_the_order_goes_on_over_what_was_settled(run: RunDirectory) -> None:
+    for step in (3, 6):
+        save_checkpoint(run, step)
+        asked = request_push(run, ALL, "save", step)
+        assert asked is not None
+        settle(run, asked, "delivered", url="http://hub/1")
+    save_checkpoint(run, 9)
+    asked = request_push(run, ALL, "save", 9)
+    assert asked is not None
+    assert asked.order == 3
+    assert [one.request.step for one in settled(run)] == [3, 6]
+
+
+def test_the_outbox_survives_a_move_of_the_run(run: RunDirectory, hub: Hub, push: Push) -> None:
+    save_checkpoint(run, 3)
     request_push(run, HubSettings(repo="team/chat"), "save", 3)
     moved = RunDirectory(run.output_dir.rename(run.output_dir.with_name("moved")))
-    assert [request.source for request in pending(moved)] == ["checkpoint-3"]
-    assert str(run.output_dir) not in (moved.outbox / "000003-save.json").read_text()
+    for path in moved.outbox.rglob("*.json"):
+        assert str(run.output_dir) not in path.read_text()
+    moved.output_dir.rename(run.output_dir)
+    copy = RunDirectory(run.output_dir.with_name("copied"))
+    shutil.copytree(run.output_dir, copy.output_dir)  # new inodes, and new times where the copy takes them
+    for path in copy.outbox.rglob("*"):
+        os.utime(path)
+    assert push(run=copy).problem is None
+    assert set(hub.files("team/chat")) == MODEL | TOKENIZER
 
 
 def test_a_step_asked_for_again_while_it_is_pushed_still_waits(run: RunDirectory) -> None:
-    settings = HubSettings(repo="team/chat")
-    first = request_push(run, settings, "save", 3)
+    save_checkpoint(run, 3)
+    first = request_push(run, ALL, "save", 3)
     assert first is not None
-    second = request_push(run, settings, "save", 3)
+    with being_delivered(run, first) as waits:
+        assert waits
+        second = request_push(run, ALL, "save", 3)
+        assert held_files(run, first)
+    assert pending(run) == [second]
+    with pytest.raises(SnapshotGoneError):
+        held_files(run, first)
     settle(run, first, "delivered", url="http://hub/1")
     assert pending(run) == [second]
 
@@ -41,7 +84,7 @@ def test_a_step_asked_for_again_while_it_is_pushed_still_waits(run: RunDirectory
 @pytest.mark.parametrize("text", ["{", '{"kind": "save"}', "[]"])
 def test_a_file_that_is_no_request_is_told(run: RunDirectory, text: str) -> None:
     run.outbox.mkdir(parents=True)
-    path = run.outbox / "000003-save.json"
+    path = run.outbox / "000001-save-3-abc.json"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         pending(run)

@@ -11,7 +11,7 @@ from sft.hub.outbox import request_push
 from sft.hub.select import model_files
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
-from tests.hub.test_strategies import Push
+from tests.hub.conftest import Push
 from tests.loopback.hub import Hub
 
 

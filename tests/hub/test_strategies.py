@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from sft.hub.outbox import pending, request_push, settled
+from sft.events import read_events
+from sft.hub.journal import settled
+from sft.hub.outbox import request_push
 from sft.hub.report import DeliveryReport
+from sft.hub.select import RESUME as RESUME_PATTERNS
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
-from tests.hub.conftest import ADAPTER, MODEL, RESUME, TOKENIZER, save_checkpoint, save_final, write_files
+from tests.hub.conftest import (
+    ADAPTER,
+    MODEL,
+    RESUME,
+    TOKENIZER,
+    Push,
+    save_checkpoint,
+    save_final,
+    write_files,
+    write_manifest,
+)
 from tests.loopback.hub import Hub
 
-Push = Callable[..., DeliveryReport]
 REPO = "team/chat"
 
 
 def in_folder(folder: str, names: set[str]) -> set[str]:
     return {f"{folder}/{name}" for name in names}
+
+
+def notes(run: RunDirectory) -> list[str]:
+    return [event["text"] for event in read_events(run.events_jsonl) if event["event"] == "note"]
 
 
 def messages(hub: Hub, revision: str = "main") -> list[str]:
@@ -132,45 +149,64 @@ def test_the_end_does_not_replace_a_last_checkpoint_that_still_waits(
     assert "last-checkpoint/optimizer.pt" in hub.files(REPO)
 
 
-def test_a_checkpoint_that_was_rotated_away_is_passed_over_and_said(
-    hub: Hub, run: RunDirectory, push: Push
-) -> None:
-    settings = HubSettings(repo=REPO, strategy="all_checkpoints")
-    for step in (3, 6):
-        save_checkpoint(run, step)
-        request_push(run, settings, "save", step)
-    shutil.rmtree(run.output_dir / "checkpoint-3")
-    report = push()
-    assert report.problem is None
-    assert report.notes == ("not pushed: checkpoint-3 was rotated away before it could be pushed",)
-    assert messages(hub) == ["Training in progress, step 6"]
-    assert pending(run) == []
-
-
-def test_a_checkpoint_that_goes_away_during_the_upload_is_passed_over_too(
-    hub: Hub, run: RunDirectory, push: Push, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_checkpoint(run, 3)
-    request_push(run, HubSettings(repo=REPO), "save", 3)
-    create = Hub.create
-
-    def rotate_then_create(self: Hub, body: dict[str, object]) -> dict[str, object]:
-        shutil.rmtree(run.output_dir / "checkpoint-3")
-        return create(self, body)
-
-    monkeypatch.setattr(Hub, "create", rotate_then_create)
-    report = push()
-    assert report.problem is None
-    assert report.notes == ("not pushed: checkpoint-3 was rotated away before it could be pushed",)
-    assert hub.commits(REPO) == []
-
-
 def test_a_save_of_shards_only_is_passed_over_and_said(hub: Hub, run: RunDirectory, push: Push) -> None:
     save_checkpoint(run, 3, {"config.json", "pytorch_model_fsdp_0/__0_0.distcp"} | TOKENIZER)
-    request_push(run, HubSettings(repo=REPO), "save", 3)
-    report = push()
-    assert report.notes == ("not pushed: checkpoint-3 holds no weights that load by themselves, only shards",)
+    assert request_push(run, HubSettings(repo=REPO), "save", 3) is None
+    assert notes(run) == ["not pushed: checkpoint-3 holds no weights that load by themselves, only shards"]
+    assert push() == DeliveryReport()
     assert hub.repositories == {}
+
+
+def test_shards_are_what_a_resume_needs(hub: Hub, run: RunDirectory, push: Push) -> None:
+    shards = {
+        "pytorch_model_fsdp_0/__0_0.distcp",
+        "pytorch_model_fsdp_0/.metadata",
+        "optimizer_0/__0_0.distcp",
+    }
+    zero = {"latest", "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt"}
+    others = {"notes.txt", ".env", "wandb/run.log", "zero_to_fp32.py"}
+    save_checkpoint(run, 3, shards | zero | others | {"config.json"})
+    request_push(run, HubSettings(repo=REPO, strategy="checkpoint"), "save", 3)
+    assert push().problem is None
+    assert set(hub.files(REPO)) == in_folder("last-checkpoint", shards | zero | RESUME | {"config.json"})
+
+
+def test_a_checkpoint_with_a_manifest_is_what_that_lists(hub: Hub, run: RunDirectory, push: Push) -> None:
+    directory = save_checkpoint(run, 3)
+    listed = MODEL | TOKENIZER | RESUME | {"a_new_state.pt"}
+    write_files(directory, {"a_new_state.pt", "a_stray.pt"}, "step 3")
+    write_manifest(directory, listed | {"README.md", "training_args.bin"})
+    request_push(run, HubSettings(repo=REPO, strategy="all_checkpoints"), "save", 3)
+    assert push().problem is None
+    assert set(hub.files(REPO)) == MODEL | TOKENIZER | in_folder("checkpoint-3", listed | {"manifest.json"})
+
+
+def test_every_name_that_transformers_gives_a_resume_file_is_known() -> None:
+    spec = find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    trainer = (Path(spec.origin).parent / "trainer.py").read_text(encoding="utf-8")
+    names = dict(re.findall(r"^([A-Z_]+_NAME(?:_BIN)?) = \"(.+)\"$", trainer, re.MULTILINE))
+    assert names.pop("TRAINING_ARGS_NAME") == "training_args.bin"
+    assert names.pop("FSDP_MODEL_NAME") + ".bin" in RESUME_PATTERNS
+    assert len(names) >= 5
+    assert set(names.values()) <= set(RESUME_PATTERNS)
+
+
+def test_descriptions_that_name_local_paths_go_as_they_are_and_that_is_said(
+    hub: Hub, run: RunDirectory, push: Push
+) -> None:
+    directory = save_checkpoint(run, 3, ADAPTER | TOKENIZER)
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "/data/models/base"}')
+    (directory / "trainer_state.json").write_text('{"best_model_checkpoint": "/runs/chat/checkpoint-3"}')
+    request_push(run, HubSettings(repo=REPO, strategy="checkpoint"), "save", 3)
+    assert push().problem is None
+    assert notes(run) == [
+        "pushed as they are, and they name paths of this machine: adapter_config.json,"
+        " last-checkpoint/adapter_config.json, last-checkpoint/trainer_state.json"
+    ]
+    for name in ("adapter_config.json", "trainer_state.json"):
+        assert hub.files(REPO)[f"last-checkpoint/{name}"] == (directory / name).read_bytes()
 
 
 def test_sharded_weights_extra_templates_and_a_models_own_code_go_with_it(
@@ -231,6 +267,6 @@ def test_a_card_that_names_a_local_path_stays_here(hub: Hub, run: RunDirectory, 
     save_final(run)
     (run.output_dir / "README.md").write_text("---\nbase_model: /data/models/base\n---\n# Card\n")
     request_push(run, HubSettings(repo=REPO, strategy="end"), "end", 6)
-    report = push()
-    assert report.notes == ("README.md stays here: its base_model is a local path",)
+    push()
+    assert notes(run) == ["README.md stays here: its base_model is a local path"]
     assert set(hub.files(REPO)) == MODEL | TOKENIZER

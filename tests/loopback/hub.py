@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import threading
@@ -39,7 +40,10 @@ class Fault:
     delay_seconds: float = 0.0
     hang: bool = False
     reset: bool = False
+    half: bool = False  # cut the connection in the middle of what is sent
     lose_answer: bool = False  # do what was asked, then cut the connection
+    kill_before: int | None = None  # a process to kill when the request has come in
+    kill_after: int | None = None  # the same, once what was asked is done
     skip: int = 0
     times: int | None = None
 
@@ -61,6 +65,7 @@ class Hub(Store):
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[str] = []
+        self.received = bytearray()  # all that was sent here, but for the Authorization header
         self.unknown: list[str] = []
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
@@ -158,20 +163,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         request = f"{self.command} {urlsplit(self.path).path}"
-        body = self._body()
         with self.hub.lock:
             self.hub.requests.append(request)
             fault = next((fault for fault in self.hub.faults if fault.take(request)), None)
+        if fault is not None and fault.half:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            return self._cut()
+        body = self._body()
+        headers = [
+            f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "authorization"
+        ]
+        with self.hub.lock:
+            self.hub.received += "\n".join([self.requestline, *headers, ""]).encode() + body
         if fault is not None:
             time.sleep(fault.delay_seconds)
             if fault.hang:
                 self.hub.closing.wait()
-            if fault.hang or fault.reset:
+            if fault.kill_before is not None:
+                os.kill(fault.kill_before, signal.SIGKILL)
+            if fault.hang or fault.reset or fault.kill_before is not None:
                 return self._cut()
             if fault.status is not None:
                 return self._reply(Answer(fault.status, {"error": f"fault {fault.status}"}, **fault.headers))
         answer = self._answer(request, body)
-        if fault is not None and fault.lose_answer:
+        if fault is not None and fault.kill_after is not None:
+            os.kill(fault.kill_after, signal.SIGKILL)
+        if fault is not None and (fault.lose_answer or fault.kill_after is not None):
             return self._cut()
         return self._reply(answer)
 
@@ -232,6 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         if match := re.fullmatch(r"GET /api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", request):
             return hub.tree(match[1], unquote(match[2]), unquote(match[3]))
+        if match := re.fullmatch(r"GET /api/models/([^/]+/[^/]+)/commits/(.+)", request):
+            return hub.history(match[1], unquote(match[2]))
         if match := re.fullmatch(r"GET /api/models/([^/]+/[^/]+)/refs", request):
             hub.branch(match[1], "main")
             names = hub.repositories[match[1]].branches

@@ -7,6 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -19,12 +20,15 @@ LFS_NAMES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.model", "*.pkl", "*.n
 
 @dataclass
 class Commit:
-    """One commit: what it brought and took away."""
+    """One commit: what it brought and took away, and all that it holds."""
 
     oid: str
     message: str
+    description: str
     added: dict[str, bytes]
     deleted: set[str]
+    files: dict[str, bytes]
+    lfs: set[str]
 
 
 @dataclass
@@ -71,6 +75,10 @@ class Store:
             raise Answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         branches = self.repositories[repo].branches
         if revision not in branches:
+            for branch in branches.values():
+                for index, commit in enumerate(branch.commits):
+                    if commit.oid == revision:
+                        return Branch(commit.files, commit.lfs, branch.commits[: index + 1])
             raise Answer(404, {"error": f"Invalid rev id: {revision}"}, X_Error_Code="RevisionNotFound")
         return branches[revision]
 
@@ -80,7 +88,7 @@ class Store:
         if repo in self.repositories:
             raise Answer(409, {"error": "You already created this model repo", **known})
         first = Branch({".gitattributes": b"*.safetensors filter=lfs\n"})
-        first.commits.append(Commit(_digest(repo), "initial commit", {}, set()))
+        first.commits.append(Commit(_digest(repo), "initial commit", "", {}, set(), dict(first.files), set()))
         self.repositories[repo] = Repository(body.get("visibility", "public"), {"main": first})
         return known
 
@@ -150,20 +158,53 @@ class Store:
         branch.files.update(added)
         branch.lfs = (branch.lfs - deleted - set(added)) | large
         oid = _digest(branch.head, header["summary"], *sorted(added))
-        branch.commits.append(Commit(oid, header["summary"], added, deleted))
+        commit = Commit(
+            oid,
+            header["summary"],
+            header.get("description", ""),
+            added,
+            deleted,
+            dict(branch.files),
+            set(branch.lfs),
+        )
+        branch.commits.append(commit)
         return {"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{repo}/commit/{oid}"}
 
     def tree(self, repo: str, revision: str, folder: str) -> list[dict[str, Any]]:
         branch = self.branch(repo, revision)
         prefix = f"{folder.rstrip('/')}/" if folder else ""
         found = [
-            {"type": "file", "path": path, "size": len(data), "oid": branch_oid(branch, path)}
+            {"type": "file", "path": path, "size": len(data), **_ids(branch, path)}
             for path, data in sorted(branch.files.items())
             if path.startswith(prefix)
+        ]
+        folders = {str(parent) for entry in found for parent in PurePosixPath(entry["path"]).parents} - {"."}
+        found += [
+            {"type": "directory", "path": folder, "size": 0, "oid": _digest(folder)}
+            for folder in sorted(folders)
+            if folder.startswith(prefix)
         ]
         if prefix and not found:
             raise Answer(404, {"error": f"{folder} does not exist"}, X_Error_Code="EntryNotFound")
         return found
+
+    def history(self, repo: str, revision: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": commit.oid,
+                "title": commit.message,
+                "message": commit.description,
+                "authors": [{"user": USER}],
+                "date": "2026-01-01T00:00:00.000Z",
+            }
+            for commit in reversed(self.branch(repo, revision).commits)
+        ]
+
+    def add_by_hand(self, repo: str, revision: str, path: str, data: bytes) -> None:
+        """Commit a file as somebody else would, on the Hub's own page."""
+        file = {"key": "file", "value": {"path": path, "content": base64.b64encode(data)}}
+        header = {"key": "header", "value": {"summary": f"Update {path}"}}
+        self.commit(repo, revision, [header, file])
 
     def info(self, repo: str, revision: str) -> dict[str, Any]:
         branch = self.branch(repo, revision)
@@ -187,6 +228,20 @@ def branch_oid(branch: Branch, path: str) -> str | None:
         return None
     if path in branch.lfs:
         return hashlib.sha256(data).hexdigest()
+    return _blob(data)
+
+
+def _ids(branch: Branch, path: str) -> dict[str, Any]:
+    """How a listing names a file's content: in LFS the git hash is that of the pointer."""
+    oid = branch_oid(branch, path)
+    if path not in branch.lfs:
+        return {"oid": oid}
+    size = len(branch.files[path])
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
+    return {"oid": _blob(pointer), "lfs": {"oid": oid, "size": size, "pointerSize": len(pointer)}}
+
+
+def _blob(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
