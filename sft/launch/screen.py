@@ -84,7 +84,7 @@ def report(
     """
     if verdict.problem is None:
         return
-    lines = [str(verdict.problem)]
+    lines = [str(verdict.problem), *verdict.details]
     if verdict.log is not None:
         lines.append(f"  log:   {verdict.log}")
     if verdict.show_log and verdict.log is not None:

@@ -7,9 +7,7 @@ How the run ended is decided in `sft.launch.verdict`.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 import signal
 import subprocess
@@ -18,12 +16,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from sft.config.limits import LimitsConfig
+from sft.deadline import Deadline
 from sft.errors import ExitCode, Problem
-from sft.events import EventFollower, EventLog
-from sft.launch.deadline import Deadline
+from sft.events import EventFollower
+from sft.launch.account import clear, end_of_events, write_end
 from sft.launch.process import (
     adopt_orphans,
     descendants,
@@ -32,8 +31,10 @@ from sft.launch.process import (
 )
 from sft.launch.said import has_trained, read_from, read_object, read_states
 from sft.launch.screen import Screen, report
+from sft.launch.stacks import ask_for_stacks
 from sft.launch.stop import StopRequests, write_stop_file
 from sft.launch.verdict import Ending, Verdict, judge
+from sft.launch.watch import Hang, Watch
 from sft.parent import SUPERVISOR_VARIABLE, supervisor_tag
 from sft.rundir import RunDirectory
 
@@ -57,6 +58,8 @@ def supervise(
     ranks: int,
     stop_grace_seconds: float = 300.0,
     kill_grace_seconds: float = 5.0,
+    limits: LimitsConfig | None = None,
+    first_rank: int = 0,
     stop: StopRequests | None = None,
     deadline: Deadline | None = None,
     nodes: int = 1,
@@ -66,25 +69,29 @@ def supervise(
 
     The first Ctrl-C (or another of `stop`'s signals) asks the ranks to stop in order, the second Ctrl-C ends them
     at once; before they train, the first does. A run that was stopped either way ends with 75, unless it failed
-    of its own.
+    of its own. A run in which a rank goes without progress for longer than the limit of its phase is ended with 6,
+    once every rank has written where it stands.
 
     Args:
         command: starts all `ranks` ranks; they die with their parent (`sft.parent.die_with_parent`).
         environment: the whole environment of the command, to which the supervisor's own variables are added.
         stop_grace_seconds: how long the ranks may take to stop in order.
         kill_grace_seconds: how long a process may take to end after SIGTERM, before SIGKILL.
+        limits: how long each phase may go without progress.
+        first_rank: the first of the ranks that this supervisor starts.
         stop: who notes the signals, where the caller has one already.
         deadline: the ranks leave before it by themselves; what is still there then is ended.
         nodes: how many supervisors there are, each with `ranks` ranks.
         stream: where people read; stderr by default.
     """
-    _clear(run)
+    clear(run)
     marks = {path: path.stat().st_size for path in run.logs.glob("*.log")}
-    events = EventFollower(run.events_jsonl, _end_of_events(run.events_jsonl))
+    events = EventFollower(run.events_jsonl, end_of_events(run.events_jsonl))
     screen = Screen(stream or sys.stderr)
     environment = {
-        # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well.
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(30, math.ceil(stop_grace_seconds))),
+        # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well. Later than
+        # the supervisor does, who says why.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(stop_grace_seconds) + 30),
         # What else asks for a stop would end torchrun, and its ranks with it.
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         **environment,
@@ -111,6 +118,8 @@ def supervise(
                 stop=stop,
                 deadline=deadline,
                 nodes=nodes,
+                watch=Watch(run, limits or LimitsConfig(), range(first_rank, first_rank + ranks)),
+                environment=environment,
                 ranks=ranks,
                 stop_grace_seconds=stop_grace_seconds,
                 kill_grace_seconds=kill_grace_seconds,
@@ -118,39 +127,19 @@ def supervise(
                 log_start=marks.get(run.launcher_log, 0),
             )
             try:
-                verdict = judge(supervision.watch(), run)
+                verdict = judge(supervision.wait(), run)
+                if supervision.hang is not None and verdict.problem is None:
+                    screen.say(f"{supervision.hang.line}\nthe run had ended before: nothing of it is lost")
             finally:
                 if stuck := supervision.end_all():
                     screen.say(f"these processes cannot be ended, and still hold what they hold: {stuck}")
         for event in events.poll():
             screen.show(event)
         due = deadline.source if deadline else None
-        _write_end(run, verdict, screen, stop.first.name if stop.first else due)
+        write_end(run, verdict, screen, stop.first.name if stop.first else due)
         screen.close()
         report(verdict, read_states(run), run, marks, screen)
     return verdict.exit_code
-
-
-def _clear(run: RunDirectory) -> None:
-    """Take away what an earlier launch left for its own supervisor; events and logs stay."""
-    run.logs.mkdir(parents=True, exist_ok=True)
-    run.ranks.mkdir(exist_ok=True)
-    for path in (run.stop_file, run.outcome_json, *run.ranks.iterdir()):
-        path.unlink(missing_ok=True)
-
-
-def _end_of_events(path: Path) -> int:
-    """Return where new events begin. A line torn by a kill is ended, or it would swallow the next event."""
-    if not path.exists():
-        return 0
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-                size += 1
-    return size
 
 
 def _cannot_start(command: Sequence[str], error: OSError) -> Verdict:
@@ -160,30 +149,6 @@ def _cannot_start(command: Sequence[str], error: OSError) -> Verdict:
         "activate the environment that the kit is installed in",
     )
     return Verdict("failed", ExitCode.ENVIRONMENT, problem)
-
-
-def _write_end(run: RunDirectory, verdict: Verdict, screen: Screen, reason: str | None) -> None:
-    """Write the outcome and the `end` event, where the ranks could not or ended otherwise than they said."""
-    outcome = read_object(run.outcome_json)
-    if outcome is None or outcome.get("exit_code") != verdict.exit_code:
-        fields: dict[str, Any] = {
-            "status": verdict.status,
-            "exit_code": verdict.exit_code,
-            "step": screen.step,
-        }
-        if verdict.exit_code == ExitCode.STOPPED and reason is not None:
-            fields["reason"] = reason
-        if verdict.problem is not None:
-            found = verdict.problem
-            told = {"what": found.what, "where": found.where, "fix": found.fix}
-            fields |= {name: text for name, text in told.items() if text is not None}
-        partial = run.outcome_json.with_suffix(".partial")
-        partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
-        partial.replace(run.outcome_json)
-    if not screen.has_ended:
-        EventLog(run.events_jsonl).write(
-            "end", status=verdict.status, exit_code=verdict.exit_code, step=screen.step
-        )
 
 
 @dataclass(kw_only=True)
@@ -204,6 +169,8 @@ class _Supervision:
     stop: StopRequests
     deadline: Deadline | None
     nodes: int
+    watch: Watch
+    environment: dict[str, str]
     ranks: int
     stop_grace_seconds: float
     kill_grace_seconds: float
@@ -213,10 +180,11 @@ class _Supervision:
     stop_by: float = math.inf
     look_at: float = 0.0
     done_since: float | None = None
+    hang: Hang | None = None
     due: dict[int, float] = field(default_factory=dict)
     killed_here: set[int] = field(default_factory=set)
 
-    def watch(self) -> Ending:
+    def wait(self) -> Ending:
         """Wait until the launcher has ended, or is to be ended; return what there was to see then."""
         while (code := self.launcher.poll()) is None:
             self._show()
@@ -236,6 +204,7 @@ class _Supervision:
             stop=self.stopping or ("asked" if self.stop.first else None),
             killed_here=frozenset(self.killed_here),
             launcher_said=self._launcher_said(),
+            hang=self.hang,
         )
 
     def end_all(self) -> list[int]:
@@ -263,6 +232,8 @@ class _Supervision:
         """Ask for the stop that was wished for; say whether to wait no longer."""
         if self.deadline is not None and self.deadline.seconds_left < ENDING_SECONDS:
             self.stopping = "out of time"
+            return True
+        if self.hang is not None:
             return True
         if self.stop.first is None:
             return self.done_since is not None and time.monotonic() > self.done_since + LEAVING_SECONDS
@@ -302,5 +273,9 @@ class _Supervision:
             end_processes(
                 lambda: [process for process in descendants(others) if process.pid in late], grace_seconds=0.0
             )
+        # A stop has a limit of its own.
+        if self.stop.first is None and (hang := self.watch.look(states)) is not None:
+            below = descendants(self.earlier)
+            self.hang = ask_for_stacks(hang, self.run, states, below, self.environment)
         is_done = len(states) == self.ranks and all(state.status == "done" for state in states.values())
         self.done_since = (self.done_since or now) if is_done else None

@@ -16,6 +16,7 @@ from typing import Any
 
 from sft.errors import ExitCode, Problem
 from sft.launch.said import RankState, has_trained
+from sft.launch.watch import Hang
 from sft.rundir import RunDirectory
 
 # `failed (exitcode: -9) local_rank: 1 (pid: 7900)` and `exitcode  : -9 (pid: 7900)`, as torchrun writes them.
@@ -40,6 +41,7 @@ class Ending:
         stop: how the user's wish to stop went: not asked for, "asked", "at once", or "out of time".
         killed_here: pids that the supervisor killed, whose signals say nothing about the cause.
         launcher_said: the launcher's log of this launch.
+        hang: why the supervisor ended a run that came no further.
     """
 
     ranks: int
@@ -50,17 +52,19 @@ class Ending:
     stop: str | None
     killed_here: frozenset[int]
     launcher_said: str
+    hang: Hang | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The end of a run: its code, what to say, and whose log shows more."""
+    """The end of a run: its code, what to say, whose log shows more, and lines to say after it."""
 
     status: str
     exit_code: int
     problem: Problem | None = None
     log: Path | None = None
     show_log: bool = False
+    details: tuple[str, ...] = ()
 
 
 def judge(ending: Ending, run: RunDirectory) -> Verdict:
@@ -83,7 +87,7 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
         ending.launcher_code == 0 or everyone_is_done or (is_ended_here and not failed and not signals)
     ):
         return _agreed(ending.outcome, run)
-    if not ending.states:
+    if not ending.states and ending.hang is None:
         return _never_started(ending, run)
     # Peers of a killed rank fail too, often before torchrun has noticed either.
     is_consequence = failed and (
@@ -93,6 +97,8 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
     )
     if failed and not is_consequence:
         return _failed(failed[0], run)
+    if ending.hang is not None:
+        return Verdict("failed", ExitCode.WORKER_LOST, ending.hang.problem, details=ending.hang.details)
     if ending.stop is not None:
         return _stopped(ending)
     missing = [

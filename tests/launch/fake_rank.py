@@ -5,6 +5,8 @@ python fake_rank.py [RANK:]BEHAVIOUR...        the last one that fits this rank 
 
 from __future__ import annotations
 
+import faulthandler
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -29,6 +31,28 @@ def say(**fields: object) -> None:
     partial = RUN.ranks / f".rank-{RANK}.partial"
     partial.write_text(json.dumps(base | fields))
     partial.replace(RUN.rank_state(RANK))
+
+
+def hang(**state: object) -> None:
+    """Say where this rank is, and go no further."""
+    say(status="running", since=time.monotonic(), **state)
+    while True:
+        time.sleep(1)
+
+
+def wait_for_a_build() -> None:
+    """Wait as torch does for another process to build an extension; its file alone, without torch."""
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None
+    assert torch.origin is not None
+    spec = importlib.util.spec_from_file_location(
+        "file_baton", Path(torch.origin).parent / "utils/file_baton.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    baton = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(baton)
+    baton.FileBaton(os.environ["TORCH_EXTENSIONS_DIR"] + "/cpu_adam/lock").wait()
 
 
 def agree(status: str, exit_code: int, step: int, **more: str) -> None:
@@ -59,6 +83,8 @@ def work(asked: list[int], last: int | None, save_seconds: float) -> str:
 def main(behaviour: str) -> None:
     """Do as told."""
     die_with_parent()
+    # The launcher and what is on the way ignore it, as a scheduler's signal to everyone is for the ranks.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if behaviour == "no state":
         time.sleep(600)
     asked: list[int] = []
@@ -70,6 +96,8 @@ def main(behaviour: str) -> None:
     worker.start()
     # After the fork: a data worker that inherited it would not end when it is told to.
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    RUN.stacks.mkdir(exist_ok=True)
+    faulthandler.register(signal.SIGUSR2, file=RUN.rank_stacks(RANK).open("a"), all_threads=True)
     (RUN.kit / f"pids-{RANK}").write_text(f"{os.getpid()} {worker.pid} {os.getppid()}")
     say(status="running")
     if RANK == 0:
@@ -85,6 +113,24 @@ def main(behaviour: str) -> None:
         case "hang":
             while True:
                 time.sleep(1)
+        case "hang in step 11":
+            hang(step=10)
+        case "hang in save":
+            hang(phase="save", step=10)
+        case "stop itself":
+            say(status="running", step=10)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "wait for a build":
+            say(status="running", phase="load")
+            wait_for_a_build()
+        case "go slowly":
+            for step in range(8):
+                say(status="running", step=step)
+                time.sleep(0.5)
+            agree("finished", 0, 8)
+        case "end and hang":
+            agree("finished", 0, 3)
+            hang(phase="leave")
         case "user problem":
             time.sleep(0.3)
             say(status="failed", exit_code=3, time=time.time(), what="out of memory", where="step 1", fix="a smaller batch")  # fmt: skip

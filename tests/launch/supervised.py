@@ -18,6 +18,12 @@ import psutil
 from sft.rundir import RunDirectory
 
 FAKE_RANK = Path(__file__).with_name("fake_rank.py")
+# Starts two ranks as a launcher would, and sees nothing of how they fare.
+TWO_RANKS = """\
+import os, subprocess, sys
+ranks = [subprocess.Popen(sys.argv[1:], env=os.environ | {"RANK": r, "WORLD_SIZE": "2"}) for r in "01"]
+sys.exit(max(rank.wait() for rank in ranks))
+"""
 ACCELERATE = """\
 compute_environment: LOCAL_MACHINE
 distributed_type: MULTI_GPU
@@ -33,7 +39,9 @@ import json, os, sys
 from pathlib import Path
 from sft.launch.supervise import supervise
 from sft.rundir import RunDirectory
+from sft.config.limits import LimitsConfig
 command, directory, options = json.loads(sys.argv[1])
+options["limits"] = LimitsConfig(**options.get("limits", {}))
 sys.exit(supervise(command, RunDirectory(Path(directory)), dict(os.environ), **options))
 """
 
@@ -49,6 +57,11 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 def alone(*behaviours: str) -> list[str]:
     """Command one rank, with no launcher between."""
     return [sys.executable, str(FAKE_RANK), *behaviours]
+
+
+def two(*behaviours: str) -> list[str]:
+    """Command two ranks, with a launcher that imports nothing."""
+    return [sys.executable, "-c", TWO_RANKS, *alone(*behaviours)]
 
 
 def in_pairs(directory: Path, *behaviours: str) -> list[str]:
