@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # prctl's numbers, from linux/prctl.h.
@@ -23,6 +25,9 @@ SUPERVISOR_VARIABLE = "SFT_SUPERVISOR"
 # One of these is set in every process that a launcher started. A rank started from a shell has none, and is
 # left alone: it must not die when `nohup` was meant to keep it after the shell is gone.
 LAUNCHER_VARIABLES = ("SFT_SUPERVISED", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""What schedulers and terminals send to every process of a run."""
 
 LINUX = sys.platform == "linux"
 # Loaded here, because loading a library between fork and exec is not safe.
@@ -109,3 +114,34 @@ def bind_to(parent: int) -> None:
     prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Hold back the signals that ask for a stop; what is forked in the block begins with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_only_parent() -> None:
+    """Ignore the signals that ask for a stop, but for SIGTERM from the process that started this one.
+
+    For a worker whose parent ends it, by SIGTERM or by its own death, when it has no more work for it. Call it in
+    the main thread of the worker, before it starts any other.
+    """
+    if not LINUX:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    # A handler is not told the sender. Threads inherit the mask, so that this is the only one that takes a signal.
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while True:
+        told = signal.sigwaitinfo(STOPPING)
+        if told.si_signo == signal.SIGTERM and told.si_pid == parent:
+            os._exit(0)

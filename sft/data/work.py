@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from sft.data.readers import parse
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text
 from sft.data.tokenizer import TokenizerFiles
 from sft.errors import UserError
-from sft.parent import bind_to
+from sft.parent import bind_to, heed_only_parent
 
 LOST = "answer lost to max_length"
 """The reason of rows of which truncation left no token that carries loss."""
@@ -190,10 +189,10 @@ _worker: Worker | None = None
 
 
 def start(settings: WorkSettings, parent: int) -> None:
-    """Set up a worker process: it dies with its parent, and leaves Ctrl-C to it."""
+    """Set up a worker process: it dies with its parent, and leaves Ctrl-C and a scheduler's signals to it."""
     global _worker
     bind_to(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heed_only_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker = Worker(settings)
     gc.freeze()

@@ -9,13 +9,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
-AT_VARIABLE = "SFT_DEADLINE"
-"""Hands the ranks the deadline: seconds since the epoch."""
-SOURCE_VARIABLE = "SFT_DEADLINE_SOURCE"
-"""Tells them who set it."""
+from sft.deadline import Deadline
+
 SCONTROL_SECONDS = 10.0
 UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}
 """Of what colons part, without days: MM, MM:SS, HH:MM:SS."""
@@ -36,28 +33,6 @@ def seconds_of(time_limit: str) -> float | None:
     return (86400 * int(days or 0) + total) or None
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A moment, and who set it.
-
-    Attributes:
-        due: on CLOCK_MONOTONIC, so that setting the clock does not move it.
-    """
-
-    due: float
-    source: str
-
-    @property
-    def seconds_left(self) -> float:
-        """How long it is until then; negative once it has passed."""
-        return self.due - time.monotonic()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Hand it to processes that are started now: by the clock, as it stands now."""
-        return {AT_VARIABLE: f"{time.time() + self.seconds_left:.3f}", SOURCE_VARIABLE: self.source}
-
-
 def find_deadline(
     time_limit: str | None,
     *,
@@ -74,11 +49,10 @@ def find_deadline(
     if time_limit is not None and (seconds := seconds_of(time_limit)) is not None:
         ends.append(Deadline(time.monotonic() + seconds, f"launch.time_limit {time_limit}"))
     for at, source in _scheduled(environment):
-        left = at - time.time()
-        if left <= 0:
+        if at <= time.time():
             say(f"{source} lies in the past, and is not minded")
         else:
-            ends.append(Deadline(time.monotonic() + left, source))
+            ends.append(Deadline.at(at, source))
     return min(ends, key=lambda end: end.due, default=None)
 
 

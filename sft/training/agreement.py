@@ -1,9 +1,10 @@
-"""What the ranks agree on: that they are who the plan says, and whether to stop."""
+"""What the ranks agree on: that they are who the plan says, and the largest of their numbers."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +33,17 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 def largest(value: float, device: torch.device) -> float:
     """Return the largest of the ranks' values. A collective: every rank must call it."""
+    return largest_of([value], device)[0]
+
+
+def largest_of(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the largest of the ranks' values, each by itself. One collective: every rank must call it."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return value
-    tensor = torch.tensor(
-        value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device
-    )
+        return [float(value) for value in values]
+    kind = torch.float64 if device.type != "mps" else torch.float32
+    tensor = torch.tensor([float(value) for value in values], dtype=kind, device=device)
     torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-    return float(tensor.item())
-
-
-def wants_stop(rank: Rank, device: torch.device) -> bool:
-    """Return whether any rank was signalled, or sees the stop file. A collective."""
-    return any_rank(rank.stop_requested or rank.run.stop_file.exists(), device)
+    return [float(value) for value in tensor.tolist()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the trainer tells while it trains, and where it can be stopped."""
+"""What the trainer tells while it trains."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from sft.hub.background import start_delivery
 from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
 from sft.rundir import RunDirectory
-from sft.training.agreement import largest, wants_stop
-from sft.training.rank import Rank
+from sft.training.agreement import largest
 from sft.training.reporting import Reporter
 
 
@@ -29,24 +28,6 @@ def peak_memory_bytes(device: torch.device) -> float:
         return float(torch.cuda.max_memory_reserved(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-class StopCallback(TrainerCallback):  # type: ignore[misc]
-    """At the end of each step the ranks agree whether to stop; then they save one checkpoint and leave."""
-
-    def __init__(self, rank: Rank) -> None:
-        self._rank = rank
-        self.stopped = False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Agree, on every rank."""
-        if not self.stopped and wants_stop(self._rank, args.device) and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
-        return control
 
 
 class EventsCallback(TrainerCallback):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sft.checkpoint.resume import Resume
 from sft.config.run import RunConfig
 from sft.errors import ExitCode
 from sft.hub.background import finish_delivery
@@ -102,15 +103,28 @@ def request_final_push(
         request_push(run, hub, "end", trainer.state.global_step)
 
 
-def leave(trainer: CountingTrainer, reporter: Reporter, rank: Rank, *, status: str) -> None:
-    """End together: barrier, outcome, trackers, process group; then, by hand, the push."""
+def leave(
+    trainer: CountingTrainer,
+    reporter: Reporter,
+    rank: Rank,
+    *,
+    status: str,
+    reason: str | None = None,
+    resume: Resume | None = None,
+) -> None:
+    """End together: barrier, outcome, trackers, process group; then, by hand, the push.
+
+    Args:
+        reason: why the run was stopped.
+        resume: where it began, which is where a run is that was stopped before its first step.
+    """
     code = ExitCode.STOPPED if status == "stopped" else ExitCode.DONE
-    step = int(trainer.state.global_step)
+    step = max(int(trainer.state.global_step), 0 if resume is None else resume.step)
     trainer.accelerator.wait_for_everyone()
     if rank.is_main:
-        write_whole(
-            rank.run.outcome_json, json.dumps({"status": status, "exit_code": int(code), "step": step}) + "\n"
-        )
+        outcome = {"status": status, "exit_code": int(code), "step": step}
+        outcome |= {} if reason is None else {"reason": reason}
+        write_whole(rank.run.outcome_json, json.dumps(outcome) + "\n")
         reporter.end(status, int(code), step)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -22,7 +23,7 @@ from sft.parent import die_with_parent
 from sft.rundir import RunDirectory
 from sft.training.failure import explain
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 # Asks for the Python stacks of every thread. Answered in C, so that a rank that waits in a collective does it too.
 STACKS_SIGNAL = signal.SIGUSR2
 # Between two writes of a rank's state, where only its step has changed.
@@ -32,11 +33,12 @@ STATE_SECONDS = 1.0
 class Rank:
     """Context of one rank's whole life. Signals only set a flag, which the ranks agree on between steps."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, stop_signals: Sequence[str] = STOP_SIGNALS) -> None:
         self.run = run
+        self._stop_signals = [signal.Signals[name] for name in stop_signals]
         self.index = int(os.environ.get("RANK", "0"))
         self.supervised = os.environ.get("SFT_SUPERVISED") == "1"
-        self.stop_requested = False
+        self.stop_signal: signal.Signals | None = None
         self._state: dict[str, object] = {
             "rank": self.index,
             "pid": os.getpid(),
@@ -57,8 +59,9 @@ class Rank:
         die_with_parent()
         if self.supervised:
             self._own_log()
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._request_stop)
+        for number in self._stop_signals:
+            if number != STACKS_SIGNAL:
+                signal.signal(number, self._request_stop)
         self._hand_out_stacks()
         self._write(status="running")
         threading.Thread(target=self._tell_steps, daemon=True).start()
@@ -125,7 +128,7 @@ class Rank:
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._state["pid"]:
-            self.stop_requested = True
+            self.stop_signal = self.stop_signal or signal.Signals(number)
         elif number == signal.SIGTERM:
             # A forked child has this handler too. A pool ends its workers with SIGTERM, and would wait for
             # ever; DataLoader workers have torch's own handler.

@@ -32,11 +32,12 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     unused.leave_out(config_file.config)
     from sft.training import agreement, finish, libraries
     from sft.training.arguments import training_arguments
-    from sft.training.callbacks import EventsCallback, StopCallback
+    from sft.training.callbacks import EventsCallback
     from sft.training.datasets import load_training_data
     from sft.training.heartbeat import HeartbeatCallback
     from sft.training.manifest import make_saver
     from sft.training.reporting import Reporter
+    from sft.training.stopping import StopCallback
     from sft.training.summary import summarize
     from sft.training.trainer import build_trainer, library_refusals
     from sft.training.verify import verify_tokens
@@ -66,7 +67,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     if data.entry is not None:
         reporter.write("data", splits=data.entry.manifest["splits"])
     reporter.phase("load")
-    stop, events = StopCallback(rank), EventsCallback(reporter, run)
+    stop, events = StopCallback(rank, reporter, config), EventsCallback(reporter, run)
     hub = finish.hub_settings(config)
     callbacks = [HeartbeatCallback(rank), events, stop]
     trainer = build_trainer(config, arguments, data.train, data.test, callbacks)
@@ -82,15 +83,16 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     )
     reporter.write("model", **summarize(trainer.model))
     saver = make_saver(config, trainer, rank, reporter, data, hub, plan)
+    stop.watch(trainer, lambda: saver.seconds_to_save)
 
     # --- train
-    if agreement.wants_stop(rank, arguments.device):
-        finish.leave(trainer, reporter, rank, status="stopped")
+    if stop.agree(arguments.device, deadline=False):
+        finish.leave(trainer, reporter, rank, status="stopped", reason=stop.reason, resume=resume)
         return
     trainer.continue_from(resume)
     saver.finish(arguments)
     if stop.stopped:
-        finish.leave(trainer, reporter, rank, status="stopped")
+        finish.leave(trainer, reporter, rank, status="stopped", reason=stop.reason, resume=resume)
         return
 
     # --- save: what from_pretrained(output_dir) reads
@@ -124,7 +126,7 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit(int(error.exit_code)) from None
     for name, value in loaded.config.kit.env.items():
         os.environ.setdefault(name, value)
-    with Rank(loaded.config.run) as rank:
+    with Rank(loaded.config.run, loaded.config.launch.stop_signals) as rank:
         if rank.is_main and not rank.supervised:
             write_whole(
                 rank.run.run_yaml.with_name("run.json"), json.dumps(loaded.config.settings(), indent=2) + "\n"

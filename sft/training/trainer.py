@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from sft.training.adapter import (
 )
 from sft.training.arguments import peft_config, quantization_config
 from sft.training.saving import Saver
+from sft.training.stopping import StopEvaluation
+from sft.training.workers import guarded
 
 
 class CountingTrainer(SFTTrainer):  # type: ignore[misc]
@@ -62,7 +64,40 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
         """Train, from a checkpoint where there is one."""
         if resume is not None and resume.manifest is not None:
             self.trained_tokens = float(resume.manifest.trained_tokens)
-        self.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+        # Raised past the training only where an evaluation before the first step is left.
+        with suppress(StopEvaluation):
+            self.train(resume_from_checkpoint=None if resume is None else str(resume.path))
+
+    def get_train_dataloader(self) -> Any:
+        """Return it with workers that no scheduler's signal ends."""
+        return guarded(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *arguments: Any, **keywords: Any) -> Any:
+        """Return it with workers that no scheduler's signal ends."""
+        return guarded(super().get_eval_dataloader(*arguments, **keywords))
+
+    def evaluate_anew(self) -> None:
+        """Evaluate the step that the run continues from, as at its end. The names are private upstream: its public
+        `evaluate` neither steps a schedule that goes by a metric nor finds the best."""
+        metrics = self._evaluate(None, None)
+        self._determine_best_metric(metrics=metrics, trial=None)
+
+    def _run_epoch(self, *arguments: Any, **keywords: Any) -> None:
+        """Take no step where none is left, or where the run is stopped before its first one. A private name upstream,
+        which looks whether to stop after a step only."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **keywords)
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **keywords: Any) -> None:
+        """Save without the evaluation where a stop ends that. A private name upstream, which has no hook between."""
+        try:
+            super()._maybe_log_save_evaluate(*arguments, **keywords)
+        except StopEvaluation:
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            super()._maybe_log_save_evaluate(*arguments, **keywords)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save through the saver. A private name upstream: transformers pushes, rotates and calls `on_save` in

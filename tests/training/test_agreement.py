@@ -15,7 +15,7 @@ from sft.plan.batch import Batch
 from sft.plan.hardware import Hardware
 from sft.plan.plan import make_plan
 from sft.rundir import RunDirectory
-from sft.training.agreement import World, any_rank, assert_world, largest, promised_world, wants_stop
+from sft.training.agreement import World, any_rank, assert_world, largest, largest_of, promised_world
 from sft.training.rank import Rank
 
 CPU = torch.device("cpu")
@@ -110,16 +110,9 @@ def test_batch_that_cannot_be_had_by_hand_is_refused(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_alone_a_rank_agrees_with_itself(tmp_path: Path) -> None:
-    rank = Rank(RunDirectory(tmp_path))
+def test_alone_a_rank_agrees_with_itself() -> None:
     assert (any_rank(True, CPU), any_rank(False, CPU), largest(2.5, CPU)) == (True, False, 2.5)
-    assert not wants_stop(rank, CPU)
-    rank.run.kit.mkdir()
-    rank.run.stop_file.touch()
-    assert wants_stop(rank, CPU)
-    rank.run.stop_file.unlink()
-    rank.stop_requested = True
-    assert wants_stop(rank, CPU)
+    assert largest_of([1, -1e12, 0.5], CPU) == [1.0, -1e12, 0.5]
 
 
 def _one_of_two(index: int, meeting: str, answers: str) -> None:
