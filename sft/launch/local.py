@@ -9,11 +9,11 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 
 from sft.checkpoint import resume
+from sft.checkpoint.find import complete
 from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.data.advice import advice
@@ -21,9 +21,12 @@ from sft.data.cache import Entry
 from sft.data.prepare import ENTRY, unprepared_reason
 from sft.data.prepare import prepare as prepare_data
 from sft.errors import ExitCode, UserError
+from sft.launch import stages
 from sft.launch.accelerate_file import launch_files
-from sft.launch.command import PACKAGE_ROOT, launch_command, process_environment, shell_command
+from sft.launch.command import launch_command, process_environment, shell_command
+from sft.launch.deadline import find_deadline
 from sft.launch.lock import RunLock
+from sft.launch.stop import StopNow, StopRequests
 from sft.launch.supervise import supervise
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
@@ -90,43 +93,74 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
 
 
 def launch(
-    loaded: LoadedRun, plan: Plan, *, written_by: str, fresh: bool = False, allow_changed: bool = False
+    loaded: LoadedRun,
+    plan: Plan,
+    *,
+    written_by: str,
+    fresh: bool = False,
+    allow_changed: bool = False,
+    max_restarts: int = 0,
 ) -> int:
     """Run a launch to its end and return its exit code. It continues what is there.
 
     Args:
         fresh: start from the beginning; checkpoints that are there are moved aside.
         allow_changed: continue although the run file trains otherwise than before.
+        max_restarts: how often to start again after a lost worker.
     """
     config = loaded.config
     run = config.run
     run.kit.parent.mkdir(parents=True, exist_ok=True)
-    with RunLock(run):
-        prepared = prepare(loaded, plan, written_by=written_by)
-        entry = None if unprepared_reason(config) else prepare_data(loaded)
-        handed = {ENTRY: str(entry.directory)} if entry else {}
-        if fresh:
-            resume.start_afresh(run, _say)
-        handed[resume.VARIABLE] = _continued(config, plan, entry, allow_changed=allow_changed)
-        if entry is not None:
-            _keep_ledger(loaded, entry, run)
-        print(f"$ {prepared.shell}", file=sys.stderr)
-        print(f"logs: {run.logs}", file=sys.stderr)
-        code = supervise(
-            prepared.command,
-            run,
-            {**os.environ, **prepared.environment, **handed},
-            ranks=plan.processes_per_node,
-            stop_grace_seconds=config.launch.stop_grace_seconds,
-        )
+    with RunLock(run), StopRequests(config.launch.stop_signals) as stop:
+        deadline = find_deadline(config.launch.time_limit, say=_say)
+        left = [] if fresh or not _is_same(loaded) else stages.left_by_stop(run)
+        if left:
+            _say(f"the training has ended: what is left is to {' and '.join(left)}")
+            code = int(ExitCode.DONE)
+        else:
+            try:
+                with stop.interrupting():
+                    prepared = prepare(loaded, plan, written_by=written_by)
+                    handed = _made_ready(loaded, plan, fresh=fresh, allow_changed=allow_changed)
+            except StopNow:
+                return stages.stopped(run, stop, "stopped before the training began: nothing is lost", [])
+            print(f"$ {prepared.shell}", file=sys.stderr)
+            print(f"logs: {run.logs}", file=sys.stderr)
+            code = supervise(
+                prepared.command,
+                run,
+                {**os.environ, **prepared.environment, **handed},
+                ranks=plan.processes_per_node,
+                stop_grace_seconds=config.launch.stop_grace_seconds,
+                stop=stop,
+                deadline=deadline,
+                nodes=plan.nodes,
+            )
         if code != ExitCode.DONE or plan.machine_rank != 0:
             return code
-        if config.kit.merge:
-            code = _merge(run)
-        if config.training.push_to_hub:
-            _push(run, config.launch.push_seconds)
-    print(run.output_dir)
+        code = stages.follow(config, left or stages.wanted(config), stop)
+    if code != ExitCode.STOPPED:
+        print(run.output_dir)
     return code
+
+
+def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bool) -> dict[str, str]:
+    """Prepare the data and choose where to continue; return what the ranks are told of it."""
+    config = loaded.config
+    entry = None if unprepared_reason(config) else prepare_data(loaded)
+    handed = {ENTRY: str(entry.directory)} if entry else {}
+    if fresh:
+        resume.start_afresh(config.run, _say)
+    handed[resume.VARIABLE] = _continued(config, plan, entry, allow_changed=allow_changed)
+    if entry is not None:
+        _keep_ledger(loaded, entry, config.run)
+    return handed
+
+
+def _is_same(loaded: LoadedRun) -> bool:
+    """Whether the run directory holds this very run file."""
+    path = loaded.config.run.run_yaml
+    return path.exists() and path.read_text(encoding="utf-8").partition("\n")[2] == _settings_text(loaded)
 
 
 def _continued(config: RunConfig, plan: Plan, entry: Entry | None, *, allow_changed: bool) -> str:
@@ -139,6 +173,14 @@ def _continued(config: RunConfig, plan: Plan, entry: Entry | None, *, allow_chan
     for line in [*resume.check(chosen, config, launch, allow_changed=allow_changed), chosen.told()]:
         _say(line)
     return str(chosen.path.absolute())
+
+
+def _newest(config: RunConfig) -> RunConfig:
+    """Leave out the checkpoint that the run file names, once the run has one of its own to be restarted from."""
+    if not complete(config.run):
+        return config
+    training = config.training.model_copy(update={"resume_from_checkpoint": None})
+    return config.model_copy(update={"training": training})
 
 
 def _say(line: str) -> None:
@@ -157,45 +199,16 @@ def _keep_ledger(loaded: LoadedRun, entry: Entry, run: RunDirectory) -> None:
     )
 
 
-def _merge(run: RunDirectory) -> int:
-    """Merge in a process of its own: this one has no torch."""
-    words = [
-        sys.executable,
-        "-P",
-        "-m",
-        "sft.cli.main",
-        "merge",
-        str(run.output_dir),
-        "--output",
-        str(run.merged),
-    ]
-    child = subprocess.run(
-        [*words, "--overwrite"],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")))),
-        },
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    return child.returncode
-
-
-def _push(run: RunDirectory, seconds: float) -> None:
-    """Deliver what waits, within a limit. A Hub that fails is told, and the run is done all the same."""
-    from sft.hub.background import finish_delivery
-
-    print(f"pushing to the Hub (at most {seconds:.0f} s)", file=sys.stderr)
-    for line in finish_delivery(run, timeout_seconds=seconds).lines():
-        print(line, file=sys.stderr)
-
-
 def _run_yaml(loaded: LoadedRun, written_by: str) -> str:
+    return f"# The resolved run file of: {written_by}\n{_settings_text(loaded)}"
+
+
+def _settings_text(loaded: LoadedRun) -> str:
     from ruamel.yaml import YAML
 
     text = io.StringIO()
     YAML(typ="safe").dump(loaded.config.settings(), text)
-    return f"# The resolved run file of: {written_by}\n{text.getvalue()}"
+    return text.getvalue()
 
 
 def _versions() -> dict[str, object]:

@@ -1,0 +1,129 @@
+"""What follows the training, on the machine that started it: merge and push. A stop leaves them to the next launch.
+
+Where a stop comes in here, the outcome says what is left (`left`), and the same command does that and trains nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from sft.config.run import RunConfig
+from sft.errors import ExitCode
+from sft.events import EventLog
+from sft.launch.command import PACKAGE_ROOT
+from sft.launch.said import read_object
+from sft.launch.stop import StopNow, StopRequests
+from sft.parent import LINUX, bind_to
+from sft.rundir import RunDirectory
+
+CLEAN_UP_SECONDS = 30.0
+"""How long a merge that was told to end may take to remove what it has written."""
+TOLD_TO_END = (-signal.SIGTERM, 128 + signal.SIGTERM)
+"""How a merge ends that a scheduler signalled, before and after it has begun to write."""
+
+
+def wanted(config: RunConfig) -> list[str]:
+    """List what the run file asks for after the training."""
+    push = config.training.push_to_hub
+    return [name for name, asked in (("merge", config.kit.merge), ("push", push)) if asked]
+
+
+def left_by_stop(run: RunDirectory) -> list[str]:
+    """List what a launch that was stopped after its training has left."""
+    outcome = read_object(run.outcome_json) or {}
+    return [str(name) for name in outcome.get("left", [])]
+
+
+def follow(config: RunConfig, stages: list[str], stop: StopRequests) -> int:
+    """Do the stages, and return the exit code of the launch."""
+    run, left, code = config.run, list(stages), int(ExitCode.DONE)
+    if not left:
+        return code
+    try:
+        with stop.interrupting():
+            while left:
+                if left[0] == "merge":
+                    code = _merge(run)
+                else:
+                    _push(run, config.launch.push_seconds)
+                left.pop(0)
+    except StopNow:
+        return stopped(run, stop, f"stopped before the {left[0]} was done: the same command does it", left)
+    outcome = read_object(run.outcome_json) or {}
+    if outcome.pop("left", None):
+        done = {"status": "finished", "exit_code": 0, "step": outcome.get("step", 0)}
+        _write(run, done)
+    return code
+
+
+def stopped(run: RunDirectory, stop: StopRequests, what: str, left: list[str]) -> int:
+    """Say that the launch was stopped where no rank runs, and return its exit code."""
+    before = read_object(run.outcome_json) or {}
+    reason = stop.first.name if stop.first else signal.SIGTERM.name
+    step, code = before.get("step", 0), int(ExitCode.STOPPED)
+    outcome = {"status": "stopped", "exit_code": code, "step": step, "reason": reason, "what": what}
+    _write(run, outcome | ({"left": left} if left else {}))
+    EventLog(run.events_jsonl).write("note", text=what)
+    EventLog(run.events_jsonl).write("end", status="stopped", exit_code=code, step=step)
+    print(what, file=sys.stderr)
+    return code
+
+
+def _write(run: RunDirectory, outcome: dict[str, Any]) -> None:
+    partial = run.outcome_json.with_suffix(".partial")
+    partial.write_text(json.dumps(outcome) + "\n", encoding="utf-8")
+    partial.replace(run.outcome_json)
+
+
+def _merge(run: RunDirectory) -> int:
+    """Merge in a process of its own: this one has no torch.
+
+    Raises:
+        StopNow: it was broken off, and has removed what it had written.
+    """
+    words = ["merge", str(run.output_dir), "--output", str(run.merged), "--overwrite"]
+    parent = os.getpid()
+
+    def begin() -> None:
+        # One way to be told to end, which it knows how to take.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        if LINUX:
+            bind_to(parent)
+
+    path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "sft.cli.main", *words],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=begin,
+    )
+    try:
+        code = child.wait()
+    except StopNow:
+        with contextlib.suppress(StopNow, subprocess.TimeoutExpired):  # asked again: at once
+            child.terminate()
+            child.wait(CLEAN_UP_SECONDS)
+        child.kill()
+        child.wait()
+        raise
+    if code in TOLD_TO_END:
+        raise StopNow
+    return code if code >= 0 else int(ExitCode.WORKER_LOST)
+
+
+def _push(run: RunDirectory, seconds: float) -> None:
+    """Deliver what waits, within a limit. A Hub that fails is told, and the run is done all the same."""
+    from sft.hub.background import finish_delivery
+
+    print(f"pushing to the Hub (at most {seconds:.0f} s)", file=sys.stderr)
+    for line in finish_delivery(run, timeout_seconds=seconds).lines():
+        print(line, file=sys.stderr)
