@@ -31,7 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="continue although the run file trains otherwise than before",
     )
+    parser.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="start again up to N times, from the last checkpoint, after a worker or a connection was lost",
+    )
     parser.add_argument("--strict", action="store_true", help="refuse the data if any row would be dropped")
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word} is no number of restarts")
+    return int(word)
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
@@ -57,4 +70,5 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         written_by=command,
         fresh=arguments.fresh,
         allow_changed=arguments.allow_changed,
+        max_restarts=arguments.max_restarts,
     )

@@ -52,10 +52,22 @@ def write_end(run: RunDirectory, verdict: Verdict, screen: Screen, reason: str |
             found = verdict.problem
             told = {"what": found.what, "where": found.where, "fix": found.fix}
             fields |= {name: text for name, text in told.items() if text is not None}
-        partial = run.outcome_json.with_suffix(".partial")
-        partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
-        partial.replace(run.outcome_json)
+        _put(run.outcome_json, fields)
     if not screen.has_ended:
         EventLog(run.events_jsonl).write(
             "end", status=verdict.status, exit_code=verdict.exit_code, step=screen.step
         )
+
+
+def write_stopped(run: RunDirectory, step: int, reason: str) -> None:
+    """Write that a run was stopped while none of its processes was there."""
+    _put(
+        run.outcome_json,
+        {"status": "stopped", "exit_code": int(ExitCode.STOPPED), "step": step, "reason": reason},
+    )
+
+
+def _put(path: Path, fields: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+    partial.replace(path)
