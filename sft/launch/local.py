@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from sft.checkpoint import resume
 from sft.checkpoint.find import complete
@@ -20,12 +21,16 @@ from sft.data.advice import advice
 from sft.data.cache import Entry
 from sft.data.prepare import ENTRY, unprepared_reason
 from sft.data.prepare import prepare as prepare_data
+from sft.deadline import Deadline
 from sft.errors import ExitCode, UserError
+from sft.events import EventLog
 from sft.launch import stages
 from sft.launch.accelerate_file import launch_files
 from sft.launch.command import launch_command, process_environment, shell_command
 from sft.launch.deadline import find_deadline
+from sft.launch.extensions import refuse_stale_locks
 from sft.launch.lock import RunLock
+from sft.launch.restart import Progress, run_with_restarts
 from sft.launch.stop import StopNow, StopRequests
 from sft.launch.supervise import supervise
 from sft.plan.plan import Plan
@@ -121,20 +126,22 @@ def launch(
             try:
                 with stop.interrupting():
                     prepared = prepare(loaded, plan, written_by=written_by)
+                    if plan.distributed_type == "DEEPSPEED":
+                        refuse_stale_locks({**os.environ, **prepared.environment})
                     handed = _made_ready(loaded, plan, fresh=fresh, allow_changed=allow_changed)
             except StopNow:
                 return stages.stopped(run, stop, "stopped before the training began: nothing is lost", [])
             print(f"$ {prepared.shell}", file=sys.stderr)
             print(f"logs: {run.logs}", file=sys.stderr)
-            code = supervise(
-                prepared.command,
-                run,
-                {**os.environ, **prepared.environment, **handed},
-                ranks=plan.processes_per_node,
-                stop_grace_seconds=config.launch.stop_grace_seconds,
-                stop=stop,
-                deadline=deadline,
-                nodes=plan.nodes,
+            code = _supervised(
+                loaded,
+                plan,
+                prepared,
+                handed,
+                stop,
+                deadline,
+                allow_changed=allow_changed,
+                restarts=max_restarts,
             )
         if code != ExitCode.DONE or plan.machine_rank != 0:
             return code
@@ -144,6 +151,45 @@ def launch(
     return code
 
 
+def _supervised(
+    loaded: LoadedRun,
+    plan: Plan,
+    prepared: Prepared,
+    handed: dict[str, str],
+    stop: StopRequests,
+    deadline: Deadline | None,
+    *,
+    allow_changed: bool,
+    restarts: int,
+) -> int:
+    """Train, again where a worker was lost and a restart is left, and return the exit code."""
+    config, run = loaded.config, prepared.run
+
+    def start(number: int) -> int:
+        if number:
+            newest = _continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
+            handed[resume.VARIABLE] = newest
+        return supervise(
+            prepared.command,
+            run,
+            {**os.environ, **prepared.environment, **handed},
+            ranks=plan.processes_per_node,
+            first_rank=plan.machine_rank * plan.processes_per_node,
+            stop_grace_seconds=config.launch.stop_grace_seconds,
+            limits=config.launch.limits,
+            stop=stop,
+            deadline=deadline,
+            nodes=plan.nodes,
+        )
+
+    def note(text: str) -> None:
+        _say(text)
+        if plan.machine_rank == 0:
+            EventLog(run.events_jsonl).write("note", text=text)
+
+    return run_with_restarts(start, run, stop, max_restarts=restarts, progress=Progress(run), say=note)
+
+
 def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bool) -> dict[str, str]:
     """Prepare the data and choose where to continue; return what the ranks are told of it."""
     config = loaded.config
@@ -151,7 +197,7 @@ def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bo
     handed = {ENTRY: str(entry.directory)} if entry else {}
     if fresh:
         resume.start_afresh(config.run, _say)
-    handed[resume.VARIABLE] = _continued(config, plan, entry, allow_changed=allow_changed)
+    handed[resume.VARIABLE] = _continued(config, plan, handed.get(ENTRY), allow_changed=allow_changed)
     if entry is not None:
         _keep_ledger(loaded, entry, config.run)
     return handed
@@ -163,12 +209,12 @@ def _is_same(loaded: LoadedRun) -> bool:
     return path.exists() and path.read_text(encoding="utf-8").partition("\n")[2] == _settings_text(loaded)
 
 
-def _continued(config: RunConfig, plan: Plan, entry: Entry | None, *, allow_changed: bool) -> str:
+def _continued(config: RunConfig, plan: Plan, entry: str | None, *, allow_changed: bool) -> str:
     """Choose the checkpoint to continue from, say so, and return it as the ranks are told of it."""
     chosen = resume.choose(config, _say)
     if chosen is None:
         return ""
-    data = entry.directory.name if entry else None
+    data = Path(entry).name if entry else None
     launch = resume.Launch(plan.strategy, plan.processes, plan.batch.total, data)
     for line in [*resume.check(chosen, config, launch, allow_changed=allow_changed), chosen.told()]:
         _say(line)
