@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import trl
@@ -48,6 +50,10 @@ def training_arguments(
             values["max_length"] = None
     if world.device == "cpu" and "use_cpu" not in values:
         values["use_cpu"] = not _device_is_forced()
+    if os.environ.get("SFT_SUPERVISED") == "1":
+        # The supervisor knows which phase has which limit and says who is where; a collective's own, one for all, is
+        # for the rank that outlives it.
+        values.setdefault("ddp_timeout", math.ceil(config.launch.limits.longest_seconds) + 60)
     # The kit's saver keeps and deletes checkpoints; transformers would delete before the new one is complete.
     values.pop("save_total_limit", None)
     values.pop("resume_from_checkpoint", None)
@@ -57,8 +63,6 @@ def training_arguments(
 
 def _device_is_forced() -> bool:
     """Whether accelerate was told its device by its own variable, which `use_cpu` would contradict."""
-    import os
-
     return "ACCELERATE_TORCH_DEVICE" in os.environ
 
 

@@ -258,3 +258,13 @@ def test_fields_that_the_kit_handles(tmp_path: Path) -> None:
 def test_model_init_kwargs_may_be_json_as_on_a_command_line(tmp_path: Path) -> None:
     found = reached(tmp_path, {"model_init_kwargs": '{"use_cache": false}'})
     assert found.model_init_kwargs["use_cache"] is False
+
+
+def test_a_collective_waits_longer_than_any_phase_of_a_supervised_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"launch": {"limits": {"prepare": 10_000}}}
+    assert reached(tmp_path, limits).ddp_timeout == 1800
+    monkeypatch.setenv("SFT_SUPERVISED", "1")
+    assert reached(tmp_path, limits).ddp_timeout == 10_060
+    assert reached(tmp_path, {**limits, "ddp_timeout": 600}).ddp_timeout == 600
