@@ -13,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+BEFORE_TRAINING = ("start", "prepare", "load")
+"""The phases of a rank, in its state file, before there is anything to lose."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import ExitCode
-from sft.rundir import RunDirectory
+from sft.rundir import BEFORE_TRAINING, RunDirectory
 
 TAIL_LINES = 30
-# What a rank does before there is anything to lose.
-BEFORE_TRAINING = ("start", "prepare", "load")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 
 

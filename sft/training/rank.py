@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from sft.errors import UserError
+from sft.errors import ExitCode, Problem, UserError
 from sft.parent import die_with_parent
-from sft.rundir import RunDirectory
+from sft.rundir import BEFORE_TRAINING, RunDirectory
 from sft.training.failure import explain
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -77,6 +77,10 @@ class Rank:
             self._write(status="done")
             return False
         code, problem = explain(error)
+        # What this rank works with had the signal too: a pool that prepares data, a download.
+        if self.stop_signal and self._state["phase"] in BEFORE_TRAINING and not isinstance(error, UserError):
+            what = f"stopped by {self.stop_signal.name} before the training began: nothing is lost"
+            code, problem = ExitCode.STOPPED, Problem(what)
         self._write(
             status="failed",
             exit_code=int(code),

@@ -95,7 +95,8 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
         )
         self._longest_batch = batch
         leave = self._config.launch.leave_seconds
-        needed = lead_seconds(step=max(longest, batch), save=save, saves=saves, leave=leave)
+        ahead = longest if step else max(batch, EVALUATION_SECONDS)
+        needed = lead_seconds(step=ahead, save=save, saves=saves, leave=leave)
         if heard == NOTHING and deadline and -less < needed:
             heard = DEADLINE
         if heard != NOTHING:
