@@ -118,6 +118,7 @@ def leave(
         reason: why the run was stopped.
         resume: where it began, which is where a run is that was stopped before its first step.
     """
+    rank.phase("leave")
     code = ExitCode.STOPPED if status == "stopped" else ExitCode.DONE
     step = max(int(trainer.state.global_step), 0 if resume is None else resume.step)
     trainer.accelerator.wait_for_everyone()

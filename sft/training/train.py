@@ -96,7 +96,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
         return
 
     # --- save: what from_pretrained(output_dir) reads
-    reporter.phase("save")
+    reporter.phase("export")
     trainer.save_model(str(run.output_dir))
     if rank.is_main:
         finish.write_card(config, trainer, world)
