@@ -15,11 +15,18 @@ from sft.launch.verdict import Verdict
 from sft.rundir import RunDirectory
 
 
-def clear(run: RunDirectory) -> None:
-    """Take away what an earlier launch left for its own supervisor; events and logs stay."""
+def clear(run: RunDirectory, ranks: range, *, nodes: int) -> None:
+    """Take away what an earlier launch left for its own supervisor; events and logs stay.
+
+    Args:
+        ranks: this supervisor's; where it is one of several, the others' ranks may have begun.
+    """
     run.logs.mkdir(parents=True, exist_ok=True)
     run.ranks.mkdir(exist_ok=True)
-    for path in (run.stop_file, run.outcome_json, *run.ranks.iterdir()):
+    old = list(run.ranks.iterdir()) if nodes == 1 else [run.rank_state(rank) for rank in ranks]
+    if 0 in ranks:
+        old += [run.stop_file, run.outcome_json]
+    for path in old:
         path.unlink(missing_ok=True)
 
 

@@ -59,10 +59,10 @@ def has_trained(states: Mapping[int, RankState]) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is none, or only a part of one."""
+    """Read a JSON object; None where there is none, only a part of one, or a disk that does not give it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import signal
@@ -61,11 +62,13 @@ def ask_for_stacks(
 def _begin(run: RunDirectory, rank: int, hang: Hang) -> int:
     """Write the head of a dump, and return where the rank's own words begin."""
     path = run.rank_stacks(rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank} {hang.places[rank]}\n")
-        file.write(f"--- {hang.line}\n")
-    return path.stat().st_size
+    # Without room for it, the run is to be ended all the same.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank} {hang.places[rank]}\n")
+            file.write(f"--- {hang.line}\n")
+    return path.stat().st_size if path.exists() else 0
 
 
 def _send(process: Any) -> None:

@@ -84,7 +84,8 @@ def supervise(
         nodes: how many supervisors there are, each with `ranks` ranks.
         stream: where people read; stderr by default.
     """
-    clear(run)
+    own = range(first_rank, first_rank + ranks)
+    clear(run, own, nodes=nodes)
     marks = {path: path.stat().st_size for path in run.logs.glob("*.log")}
     events = EventFollower(run.events_jsonl, end_of_events(run.events_jsonl))
     screen = Screen(stream or sys.stderr)
@@ -118,7 +119,7 @@ def supervise(
                 stop=stop,
                 deadline=deadline,
                 nodes=nodes,
-                watch=Watch(run, limits or LimitsConfig(), range(first_rank, first_rank + ranks)),
+                watch=Watch(run, limits or LimitsConfig(), own),
                 environment=environment,
                 ranks=ranks,
                 stop_grace_seconds=stop_grace_seconds,
@@ -136,7 +137,10 @@ def supervise(
         for event in events.poll():
             screen.show(event)
         due = deadline.source if deadline else None
-        write_end(run, verdict, screen, stop.first.name if stop.first else due)
+        try:
+            write_end(run, verdict, screen, stop.first.name if stop.first else due)
+        except OSError as error:
+            screen.say(f"the outcome cannot be written: {error}")
         screen.close()
         report(verdict, read_states(run), run, marks, screen)
     return verdict.exit_code

@@ -111,7 +111,9 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
     if codes:
         rank, code = next(iter(codes.items()))
         problem = Problem(f"rank {rank} ended with exit code {code} and did not say why")
-        return Verdict("failed", ExitCode.BUG, problem, run.rank_log(rank), show_log=True)
+        # A rank says by its code alone that the disk is full.
+        known = ExitCode.ENVIRONMENT if code == ExitCode.ENVIRONMENT else ExitCode.BUG
+        return Verdict("failed", known, problem, run.rank_log(rank), show_log=True)
     if ending.launcher_code is not None and ending.launcher_code < 0:
         return _launcher_killed(-ending.launcher_code, run)
     if missing:

@@ -110,6 +110,8 @@ def main(behaviour: str) -> None:
             work(asked, None, 0.2)
         case "save slowly":
             work(asked, None, 2.0)
+        case "save for 35 seconds":
+            work(asked, None, 35.0)
         case "hang":
             while True:
                 time.sleep(1)

@@ -280,3 +280,20 @@ def test_ctrl_c_stops_two_ranks_in_order(tmp_path: Path) -> None:
     assert code == 75
     assert without_steps(shown)[:-1] == [*PAIR_BEGUN, STOPPING]
     assert "Traceback" not in supervised.run.launcher_log.read_text()
+
+
+def test_torchrun_gives_its_ranks_longer_than_the_supervisor_does(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])"
+    supervised = Supervised(tmp_path, [sys.executable, "-c", code], options={"stop_grace_seconds": 99.5})
+    supervised.end()
+    assert supervised.run.launcher_log.read_text() == "130\n"
+
+
+@pytest.mark.slow
+def test_ranks_may_save_for_longer_than_the_30_seconds_that_torchrun_gives(tmp_path: Path) -> None:
+    supervised = pair(tmp_path, "save for 35 seconds", stop_grace_seconds=60.0).ranks_began()
+    launcher = supervised.pids()[0][2]
+    supervised.signal(signal.SIGTERM)
+    os.kill(launcher, signal.SIGTERM)
+    assert supervised.end(90)[0] == 75
+    assert supervised.outcome()["status"] == "stopped"

@@ -82,3 +82,9 @@ def test_a_hang_is_a_lost_worker_wherever_the_ranks_are() -> None:
 
 def test_a_failure_that_left_the_others_hanging_comes_before_the_hang() -> None:
     assert judged(rank(0), failed(1, 3), launcher_code=None, hang=HANG).exit_code == 3
+
+
+@pytest.mark.parametrize(("code", "known"), [(4, 4), (3, 1), (1, 1)])
+def test_a_full_disk_leaves_a_rank_only_its_exit_code(code: int, known: int) -> None:
+    said = f"failed (exitcode: {code}) local_rank: 1 (pid: 101) of binary: python"
+    assert judged(rank(0, **LOST), rank(1), said=said).exit_code == known
