@@ -47,7 +47,7 @@ LEAVING_SECONDS = 60.0
 ENDING_SECONDS = 5.0
 # torchrun asks the ranks beside a failed one to end, and says whom; or says that it was told to end itself.
 CLOSING = re.compile(r"Sending process (\d+) closing signal")
-TOLD_TO_END = re.compile(r"Received \S+ death signal")
+TOLD_TO_END = re.compile(r"Received (?:Signals\.)?(\w+) death signal")
 
 
 def supervise(
@@ -109,7 +109,7 @@ def supervise(
         try:
             launcher = start_bound(command, environment, log, ignored=stop.signals)
         except OSError as error:
-            verdict = _cannot_start(command, error)
+            verdict, reason = _cannot_start(command, error), None
         else:
             supervision = _Supervision(
                 launcher=launcher,
@@ -129,6 +129,7 @@ def supervise(
             )
             try:
                 verdict = judge(supervision.wait(), run)
+                reason = supervision.reason
                 if supervision.hang is not None and verdict.problem is None:
                     screen.say(f"{supervision.hang.line}\nthe run had ended before: nothing of it is lost")
             finally:
@@ -136,9 +137,8 @@ def supervise(
                     screen.say(f"these processes cannot be ended, and still hold what they hold: {stuck}")
         for event in events.poll():
             screen.show(event)
-        due = deadline.source if deadline else None
         try:
-            write_end(run, verdict, screen, stop.first.name if stop.first else due)
+            write_end(run, verdict, screen, reason)
         except OSError as error:
             screen.say(f"the outcome cannot be written: {error}")
         screen.close()
@@ -205,11 +205,23 @@ class _Supervision:
             launcher_code=code,
             states=read_states(self.run),
             outcome=read_object(self.run.outcome_json),
-            stop=self.stopping or ("asked" if self.stop.first else None),
+            stop=self.stopping or ("asked" if self.reason else None),
             killed_here=frozenset(self.killed_here),
             launcher_said=self._launcher_said(),
             hang=self.hang,
         )
+
+    @property
+    def reason(self) -> str | None:
+        """Who or what asked for the stop, here or at the launcher below."""
+        if self.stop.first is not None:
+            return self.stop.first.name
+        if self.stopping is not None and self.deadline is not None:
+            return self.deadline.source
+        told = TOLD_TO_END.search(self._launcher_said())
+        if told is None:
+            return None
+        return signal.Signals(int(told[1])).name if told[1].isdecimal() else told[1]
 
     def end_all(self) -> list[int]:
         """End everything below this process; return the pids of what cannot be ended."""
