@@ -16,6 +16,8 @@ LOST_CONNECTION = re.compile(
     r"|ncclInternalError|socket timeout|remote process|timed out (after|waiting) .*(client|rank|operation|recv|send)",
     re.IGNORECASE,
 )
+# What NCCL says of ranks that were started wrongly, not lost.
+MISUSE = re.compile(r"ncclInvalid(Usage|Argument)|duplicate GPU", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory|cudaErrorMemoryAllocation"
 )
@@ -50,7 +52,8 @@ def explain(error: BaseException) -> tuple[ExitCode, Problem]:
             f"the training has no finite numbers left: {first}", None, fix
         )
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & DISTRIBUTED or isinstance(error, ConnectionError) or _says(error, LOST_CONNECTION):
+    is_lost = names & DISTRIBUTED or isinstance(error, ConnectionError) or _says(error, LOST_CONNECTION)
+    if is_lost and not MISUSE.search(text):
         return ExitCode.WORKER_LOST, Problem(f"lost the connection to another rank: {first}", None, None)
     return ExitCode.BUG, Problem(
         f"{type(error).__name__}: {first}" if first else type(error).__name__, None, None

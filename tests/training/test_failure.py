@@ -139,6 +139,7 @@ def test_numbers_that_are_none_come_again(error: BaseException) -> None:
             "The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 0"
         ),
         RuntimeError("Distributed package doesn't have NCCL built in"),
+        torch.distributed.DistBackendError("NCCL error in: init.cpp:1, invalid usage, ncclInvalidUsage"),
         ValueError("timed out"),
         KeyError("x"),
     ],
