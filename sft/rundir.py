@@ -126,6 +126,11 @@ class RunDirectory:
         return self.kit / "staging"
 
     @property
+    def resharded(self) -> Path:
+        """A checkpoint laid out for another number of ranks, while they start from it."""
+        return self.kit / "resharded"
+
+    @property
     def set_aside(self) -> Path:
         """Checkpoints that count no more: found torn, or there before a fresh start."""
         return self.kit / "set-aside"

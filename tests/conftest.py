@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,8 @@ os.environ.update(
     PYTHONUNBUFFERED="1",
     COLUMNS="110",
 )
+# A shell that starts something in the background has it ignore Ctrl-C, and so would everything that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Prepared data of the tests is theirs, and goes with them.
 _cache = tempfile.TemporaryDirectory(prefix="sft-cache-")
 os.environ["SFT_CACHE"] = _cache.name

@@ -67,7 +67,10 @@ def test_check_command_accepts_a_recipe() -> None:
     done = subprocess.run(
         [*SFT, "check", str(RECIPES["lora"])], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "note: the rows are looked at by the launch, or by `sft data stats`: not all of it is on this machine\n",
+    )
     assert f"lora_r: 32  ({RECIPES['lora']}:" in done.stdout
 
 

@@ -20,6 +20,8 @@ from sft.rundir import RunDirectory
 
 VARIABLE = "SFT_RESUME"
 """Hands the ranks what the launcher chose: a directory, or nothing for a start from the beginning."""
+UNSHARDED = frozenset({Strategy.SINGLE, Strategy.DDP})
+"""Strategies under which every rank holds the whole optimizer, so that they read each other's checkpoints."""
 Say = Callable[[str], None]
 
 
@@ -158,7 +160,7 @@ def check(resume: Resume, config: RunConfig, launch: Launch, *, allow_changed: b
     if manifest is None:
         return notes
     was = Strategy(manifest.strategy)
-    if was != launch.strategy:
+    if was != launch.strategy and not {was, launch.strategy} <= UNSHARDED:
         raise UserError(
             f"{resume.path.name} was saved under {was}, and the run is launched under {launch.strategy}: the"
             " optimizer's state of the one is not read by the other, and would start anew",
@@ -172,9 +174,13 @@ def check(resume: Resume, config: RunConfig, launch: Launch, *, allow_changed: b
             where="total_train_batch_size",
             fix=f"set total_train_batch_size: {manifest.rows_per_step}, or start anew with --fresh",
         )
-    if manifest.world_size != launch.world_size:
+    if (
+        manifest.world_size != launch.world_size
+        and config.training.train_sampling_strategy == "group_by_length"
+    ):
         raise UserError(
-            f"{resume.path.name} was saved by {manifest.world_size} processes, and {launch.world_size} are started",
+            f"{resume.path.name} was saved by {manifest.world_size} processes, and {launch.world_size} are started:"
+            " rows are grouped by length within what a process sees, so that some would be seen twice or never",
             where="launch",
             fix=f"launch {manifest.world_size} processes, or start anew with --fresh",
         )

@@ -15,6 +15,7 @@ COMMANDS = {
     "launch": "check, plan and train a run file on this machine",
     "check": "read a run file and tell every problem, without torch",
     "data": "show, count and prepare what a run file trains on",
+    "certify": "show that a kill costs a run nothing: train, kill, resume, compare",
     "configure": "write an accelerate configuration, by questions or by flags",
     "merge": "merge an adapter into its base model",
     "push": "deliver to the Hub what a run could not",

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from sft.checkpoint import resume
 from sft.checkpoint.find import complete
@@ -31,6 +30,7 @@ from sft.launch.deadline import find_deadline
 from sft.launch.extensions import refuse_stale_locks
 from sft.launch.lock import RunLock
 from sft.launch.restart import Progress, run_with_restarts
+from sft.launch.resuming import continued
 from sft.launch.stop import StopNow, StopRequests
 from sft.launch.supervise import supervise
 from sft.plan.plan import Plan
@@ -167,7 +167,7 @@ def _supervised(
 
     def start(number: int) -> int:
         if number:
-            newest = _continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
+            newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
             handed[resume.VARIABLE] = newest
         return supervise(
             prepared.command,
@@ -197,7 +197,7 @@ def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bo
     handed = {ENTRY: str(entry.directory)} if entry else {}
     if fresh:
         resume.start_afresh(config.run, _say)
-    handed[resume.VARIABLE] = _continued(config, plan, handed.get(ENTRY), allow_changed=allow_changed)
+    handed[resume.VARIABLE] = continued(config, plan, handed.get(ENTRY), allow_changed=allow_changed)
     if entry is not None:
         _keep_ledger(loaded, entry, config.run)
     return handed
@@ -207,18 +207,6 @@ def _is_same(loaded: LoadedRun) -> bool:
     """Whether the run directory holds this very run file."""
     path = loaded.config.run.run_yaml
     return path.exists() and path.read_text(encoding="utf-8").partition("\n")[2] == _settings_text(loaded)
-
-
-def _continued(config: RunConfig, plan: Plan, entry: str | None, *, allow_changed: bool) -> str:
-    """Choose the checkpoint to continue from, say so, and return it as the ranks are told of it."""
-    chosen = resume.choose(config, _say)
-    if chosen is None:
-        return ""
-    data = Path(entry).name if entry else None
-    launch = resume.Launch(plan.strategy, plan.processes, plan.batch.total, data)
-    for line in [*resume.check(chosen, config, launch, allow_changed=allow_changed), chosen.told()]:
-        _say(line)
-    return str(chosen.path.absolute())
 
 
 def _newest(config: RunConfig) -> RunConfig:

@@ -113,13 +113,15 @@ def test_dry_run_writes_the_configuration_and_prints_a_command_that_runs(
 def test_a_problem_that_only_the_ranks_can_see_ends_with_its_code_and_no_traceback(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    failed = launch(tmp_path / "run", settings | {"eval_strategy": "steps", "dataset_test_split": "held_out"})
+    own = tmp_path / "own.py"
+    own.write_text("class Told:\n    pass\n")
+    failed = launch(tmp_path / "run", settings | {"callbacks": [f"{own}:Told"]})
     assert failed.code == 2
     assert "Traceback" not in failed.stderr
     assert failed.stderr.splitlines()[-4:-1] == [
-        "the data set has no split 'held_out'",
-        f"  where: dataset_test_split ({tmp_path}/run.yaml:3)",
-        "  fix:   set dataset_test_split to one of: train; or set eval_strategy: no",
+        f"{own}:Told is no transformers.TrainerCallback",
+        f"  where: callbacks ({tmp_path}/run.yaml:2)",
+        "  fix:   derive it from TrainerCallback",
     ]
     assert json.loads(failed.run.outcome_json.read_text())["exit_code"] == 2
 
