@@ -95,7 +95,8 @@ def main(behaviour: str) -> None:
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
     worker.start()
     # After the fork: a data worker that inherited it would not end when it is told to.
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: asked.append(number))
     RUN.stacks.mkdir(exist_ok=True)
     faulthandler.register(signal.SIGUSR2, file=RUN.rank_stacks(RANK).open("a"), all_threads=True)
     (RUN.kit / f"pids-{RANK}").write_text(f"{os.getpid()} {worker.pid} {os.getppid()}")
@@ -115,6 +116,8 @@ def main(behaviour: str) -> None:
         case "hang":
             while True:
                 time.sleep(1)
+        case "load for long":
+            hang(phase="load")
         case "hang in step 11":
             hang(step=10)
         case "hang in save":

@@ -35,13 +35,16 @@ main_process_port: 0
 mixed_precision: 'no'
 """
 DRIVER = """\
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
+from sft.deadline import Deadline
 from sft.launch.supervise import supervise
 from sft.rundir import RunDirectory
 from sft.config.limits import LimitsConfig
 command, directory, options = json.loads(sys.argv[1])
 options["limits"] = LimitsConfig(**options.get("limits", {}))
+if (seconds := options.pop("deadline_seconds", None)) is not None:
+    options["deadline"] = Deadline(time.monotonic() + seconds, "launch.time_limit 1")
 sys.exit(supervise(command, RunDirectory(Path(directory)), dict(os.environ), **options))
 """
 

@@ -124,7 +124,9 @@ def test_ctrl_c_twice_ends_a_run_at_once(tmp_path: Path) -> None:
     what = "stopped at once, as asked: what was trained since the last checkpoint is lost"
     assert supervised.end() == (75, [*BEGUN, STOPPING, what])
     assert time.monotonic() - before < 3
-    assert supervised.outcome() == {"status": "stopped", "exit_code": 75, "step": 0, "what": what}
+    assert supervised.outcome() == {
+        "status": "stopped", "exit_code": 75, "step": 0, "reason": "SIGINT", "what": what,
+    }  # fmt: skip
 
 
 def test_a_run_that_does_not_stop_in_time_is_ended(tmp_path: Path) -> None:
