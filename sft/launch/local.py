@@ -167,7 +167,8 @@ def _supervised(
 
     def start(number: int) -> int:
         if number:
-            newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
+            with stop.interrupting():
+                newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
             handed[resume.VARIABLE] = newest
         return supervise(
             prepared.command,

@@ -10,7 +10,7 @@ from sft.errors import ExitCode
 from sft.events import EventFollower
 from sft.launch.account import write_stopped
 from sft.launch.said import read_states
-from sft.launch.stop import StopRequests
+from sft.launch.stop import StopNow, StopRequests
 from sft.rundir import RunDirectory
 
 FIRST_WAIT_SECONDS = 5.0
@@ -58,13 +58,17 @@ def run_with_restarts(
     """Start a run until it has ended otherwise than by a lost worker, and return its exit code.
 
     Args:
-        start: does the start of this number, from the newest checkpoint, and returns its exit code.
+        start: does the start of this number, from the newest checkpoint, and returns its exit code; raises StopNow
+            where it was stopped before there was anything to stop in order.
         max_restarts: how many starts may follow the first.
         progress: how far the run has come.
     """
     reached, in_vain = -1, 0
     for number in count():
-        code = start(number)
+        try:
+            code = start(number)
+        except StopNow:
+            return _stopped(run, stop, reached, say)
         if code in (ExitCode.DONE, ExitCode.STOPPED) or max_restarts == 0:
             return code
         furthest = progress()
@@ -81,22 +85,26 @@ def run_with_restarts(
             say(
                 f"a worker was lost at {_step(reached)}: restart {number + 1} of {max_restarts} in {seconds:g} s"
             )
-            if (asked := _wait(seconds, stop, sleep)) is not None:
-                write_stopped(run, max(reached, 0), asked)
-                say("stopped before the restart, as asked: the run continues from its last checkpoint")
-                return ExitCode.STOPPED
+            _wait(seconds, stop, sleep)
+            if stop.first is not None:
+                return _stopped(run, stop, reached, say)
             continue
         say(f"not restarted: {why_not}")
         return code
     raise AssertionError("count() has no end")
 
 
-def _wait(seconds: float, stop: StopRequests, sleep: Callable[[float], None]) -> str | None:
-    """Wait; return the signal that asked for a stop meanwhile, or before."""
+def _wait(seconds: float, stop: StopRequests, sleep: Callable[[float], None]) -> None:
+    """Wait, unless a stop was asked for before or is meanwhile."""
     while seconds > 0 and stop.first is None:
         sleep(min(seconds, POLL_SECONDS))
         seconds -= POLL_SECONDS
-    return stop.first.name if stop.first is not None else None
+
+
+def _stopped(run: RunDirectory, stop: StopRequests, reached: int, say: Callable[[str], None]) -> int:
+    write_stopped(run, max(reached, 0), stop.first.name if stop.first else "")
+    say("stopped before the restart, as asked: the run continues from its last checkpoint")
+    return ExitCode.STOPPED
 
 
 def _step(step: int) -> str:

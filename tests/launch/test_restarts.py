@@ -120,6 +120,24 @@ def test_a_stop_while_waiting_ends_with_75_at_once(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_stop_while_the_checkpoint_is_looked_for_ends_with_75(tmp_path: Path) -> None:
+    starts = Starts(tmp_path, (5, 6))
+
+    def start(number: int) -> int:
+        if number:
+            with starts.stop.interrupting():
+                signal.raise_signal(signal.SIGUSR1)
+        return starts.start(number)
+
+    with starts.stop:
+        code = run_with_restarts(
+            start, starts.run, starts.stop, max_restarts=3, progress=Progress(starts.run), say=starts.said.append,
+            sleep=starts.sleep,
+        )  # fmt: skip
+    assert (code, starts.numbers) == (75, [0])
+    assert json.loads(starts.run.outcome_json.read_text())["reason"] == "SIGUSR1"
+
+
 def test_progress_counts_from_this_launch_on_and_takes_the_ranks_word_too(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.ranks.mkdir(parents=True)
