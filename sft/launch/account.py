@@ -66,14 +66,6 @@ def write_end(run: RunDirectory, verdict: Verdict, screen: Screen, reason: str |
         )
 
 
-def write_stopped(run: RunDirectory, step: int, reason: str) -> None:
-    """Write that a run was stopped while none of its processes was there."""
-    _put(
-        run.outcome_json,
-        {"status": "stopped", "exit_code": int(ExitCode.STOPPED), "step": step, "reason": reason},
-    )
-
-
 def _put(path: Path, fields: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(fields) + "\n", encoding="utf-8")

@@ -188,7 +188,9 @@ def _supervised(
         if plan.machine_rank == 0:
             EventLog(run.events_jsonl).write("note", text=text)
 
-    return run_with_restarts(start, run, stop, max_restarts=restarts, progress=Progress(run), say=note)
+    return run_with_restarts(
+        start, run, stop, max_restarts=restarts, progress=Progress(run), say=note, deadline=deadline
+    )
 
 
 def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bool) -> dict[str, str]:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from itertools import count
 
+from sft.deadline import Deadline
 from sft.errors import ExitCode
 from sft.events import EventFollower
-from sft.launch.account import write_stopped
 from sft.launch.said import read_states
+from sft.launch.stages import stopped
 from sft.launch.stop import StopNow, StopRequests
+from sft.launch.supervise import ENDING_SECONDS
 from sft.rundir import RunDirectory
 
 FIRST_WAIT_SECONDS = 5.0
@@ -18,6 +20,7 @@ LONGEST_WAIT_SECONDS = 300.0
 # So many starts in a row that came no further than those before them are a crash loop.
 STARTS_IN_VAIN = 2
 POLL_SECONDS = 0.2
+STOPPED = "stopped before the restart: the run continues from its last checkpoint"
 
 WHY_NOT: dict[int, str] = {
     ExitCode.BUG: "the same error would come again",
@@ -53,6 +56,7 @@ def run_with_restarts(
     max_restarts: int,
     progress: Callable[[], int],
     say: Callable[[str], None],
+    deadline: Deadline | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Start a run until it has ended otherwise than by a lost worker, and return its exit code.
@@ -62,13 +66,14 @@ def run_with_restarts(
             where it was stopped before there was anything to stop in order.
         max_restarts: how many starts may follow the first.
         progress: how far the run has come.
+        deadline: is not slept over: the start that follows it ends as any run does whose time is over.
     """
     reached, in_vain = -1, 0
     for number in count():
         try:
             code = start(number)
         except StopNow:
-            return _stopped(run, stop, reached, say)
+            return stopped(run, stop, STOPPED, [])
         if code in (ExitCode.DONE, ExitCode.STOPPED) or max_restarts == 0:
             return code
         furthest = progress()
@@ -85,26 +90,22 @@ def run_with_restarts(
             say(
                 f"a worker was lost at {_step(reached)}: restart {number + 1} of {max_restarts} in {seconds:g} s"
             )
-            _wait(seconds, stop, sleep)
+            _wait(seconds, stop, deadline, sleep)
             if stop.first is not None:
-                return _stopped(run, stop, reached, say)
+                return stopped(run, stop, STOPPED, [])
             continue
         say(f"not restarted: {why_not}")
         return code
     raise AssertionError("count() has no end")
 
 
-def _wait(seconds: float, stop: StopRequests, sleep: Callable[[float], None]) -> None:
+def _wait(
+    seconds: float, stop: StopRequests, deadline: Deadline | None, sleep: Callable[[float], None]
+) -> None:
     """Wait, unless a stop was asked for before or is meanwhile."""
-    while seconds > 0 and stop.first is None:
+    while seconds > 0 and stop.first is None and (deadline is None or deadline.seconds_left > ENDING_SECONDS):
         sleep(min(seconds, POLL_SECONDS))
         seconds -= POLL_SECONDS
-
-
-def _stopped(run: RunDirectory, stop: StopRequests, reached: int, say: Callable[[str], None]) -> int:
-    write_stopped(run, max(reached, 0), stop.first.name if stop.first else "")
-    say("stopped before the restart, as asked: the run continues from its last checkpoint")
-    return ExitCode.STOPPED
 
 
 def _step(step: int) -> str:

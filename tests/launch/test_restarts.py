@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sft.deadline import Deadline
 from sft.events import EventLog, read_events
 from sft.launch.restart import Progress, run_with_restarts
 from sft.launch.stop import StopRequests
@@ -34,6 +36,9 @@ class Starts:
         step, code = self.ends[number]
         if step >= 0:
             EventLog(self.run.events_jsonl).write("log", step=step, loss=1.0)
+            (self.run.outcome_json).write_text(
+                json.dumps({"status": "failed", "exit_code": code, "step": step})
+            )
         return code
 
     def sleep(self, seconds: float) -> None:
@@ -112,12 +117,23 @@ def test_a_stop_while_waiting_ends_with_75_at_once(tmp_path: Path) -> None:
         starts.on_sleep = lambda: signal.raise_signal(signal.SIGTERM)
         assert starts.go(3) == 75
     assert (starts.numbers, starts.slept[-1] < 1) == ([0], True)
-    assert starts.said[-1] == (
-        "stopped before the restart, as asked: the run continues from its last checkpoint"
-    )
     assert json.loads(starts.run.outcome_json.read_text()) == {
-        "status": "stopped", "exit_code": 75, "step": 5, "reason": "SIGTERM",
-    }  # fmt: skip
+        "status": "stopped",
+        "exit_code": 75,
+        "step": 5,
+        "reason": "SIGTERM",
+        "what": "stopped before the restart: the run continues from its last checkpoint",
+    }
+
+
+def test_a_deadline_is_not_slept_over(tmp_path: Path) -> None:
+    starts = Starts(tmp_path, (5, 6), (5, 75))
+    due = Deadline(time.monotonic() + 3, "launch.time_limit 1")
+    code = run_with_restarts(
+        starts.start, starts.run, starts.stop, max_restarts=3, progress=Progress(starts.run), say=starts.said.append,
+        sleep=starts.sleep, deadline=due,
+    )  # fmt: skip
+    assert (code, starts.numbers, starts.slept) == (75, [0, 1], [0, 0, 0])
 
 
 def test_a_stop_while_the_checkpoint_is_looked_for_ends_with_75(tmp_path: Path) -> None:
