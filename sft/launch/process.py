@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from sft.parent import GET_CHILD_SUBREAPER, LINUX, SET_CHILD_SUBREAPER, bind_to, prctl, prctl_get
@@ -24,7 +25,7 @@ def start_bound(
     environment: dict[str, str],
     log: IO[bytes],
     *,
-    ignored: Sequence[signal.Signals] = (),
+    held: Sequence[signal.Signals] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, which dies when this process does.
 
@@ -33,8 +34,9 @@ def start_bound(
     question that nobody can see must fail instead of waiting.
 
     Args:
-        ignored: signals that the command ignores until it says otherwise, so that those which a scheduler sends to
-            every process do not end one on the way to the ranks.
+        held: signals that are held back from the command and all that it starts, until one of them wants to hear
+            them. A rank does once it is ready to; torchrun never does, which would leave its ranks in the middle of
+            a save at the second. What is held back can be seen (`held_back`).
 
     Raises:
         OSError: the command cannot be started.
@@ -42,9 +44,8 @@ def start_bound(
     parent = os.getpid()
 
     def begin() -> None:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
         if LINUX:
+            signal.pthread_sigmask(signal.SIG_BLOCK, held)
             bind_to(parent)
 
     return subprocess.Popen(
@@ -56,6 +57,16 @@ def start_bound(
         start_new_session=True,
         preexec_fn=begin,
     )
+
+
+def held_back(pid: int, held: Sequence[signal.Signals]) -> signal.Signals | None:
+    """Return the first of these signals that was sent to a process which holds them back."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    pending = int(status.partition("ShdPnd:")[2].split()[0], 16)
+    return next((number for number in held if pending >> (number - 1) & 1), None)
 
 
 @contextmanager

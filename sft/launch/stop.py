@@ -74,10 +74,15 @@ class StopRequests:
         finally:
             self._raises = False
 
+    def hear(self, number: signal.Signals) -> None:
+        """Take a signal that another process of the run had for a wish to stop, unless there was one."""
+        if self.first is None:
+            self.first, self._first_time = number, time.monotonic()
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Only notes: what is done about it, the loop does, where it can be interrupted safely.
         if self.first is None:
-            self.first, self._first_time = signal.Signals(number), time.monotonic()
+            self.hear(signal.Signals(number))
         elif number == signal.SIGINT and time.monotonic() - self._first_time > ONE_WISH_SECONDS:
             self.at_once = True
         else:

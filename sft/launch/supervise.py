@@ -27,6 +27,7 @@ from sft.launch.process import (
     adopt_orphans,
     descendants,
     end_processes,
+    held_back,
     start_bound,
 )
 from sft.launch.said import has_trained, read_from, read_object, read_states
@@ -93,8 +94,6 @@ def supervise(
         # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well. Later than
         # the supervisor does, who says why.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(stop_grace_seconds) + 30),
-        # What else asks for a stop would end torchrun, and its ranks with it.
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         **environment,
         **(deadline.environment if deadline else {}),
         "SFT_SUPERVISED": "1",
@@ -107,7 +106,7 @@ def supervise(
         earlier = frozenset(process.pid for process in descendants())
         log = stack.enter_context(run.launcher_log.open("ab"))
         try:
-            launcher = start_bound(command, environment, log, ignored=stop.signals)
+            launcher = start_bound(command, environment, log, held=stop.signals)
         except OSError as error:
             verdict, reason = _cannot_start(command, error), None
         else:
@@ -274,6 +273,8 @@ class _Supervision:
     def _look(self) -> None:
         """End ranks that a failure has left hanging; note when everyone has said their last word."""
         now = time.monotonic()
+        if (number := held_back(self.launcher.pid, self.stop.signals)) is not None:
+            self.stop.hear(number)
         said = self._launcher_said()
         if not TOLD_TO_END.search(said):
             for pid in CLOSING.findall(said):

@@ -59,10 +59,12 @@ class Rank:
         die_with_parent()
         if self.supervised:
             self._own_log()
-        for number in self._stop_signals:
-            if number != STACKS_SIGNAL:
-                signal.signal(number, self._request_stop)
+        heard = [number for number in self._stop_signals if number != STACKS_SIGNAL]
+        for number in heard:
+            signal.signal(number, self._request_stop)
         self._hand_out_stacks()
+        # The supervisor has held them back until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*heard, STACKS_SIGNAL])
         self._write(status="running")
         threading.Thread(target=self._tell_steps, daemon=True).start()
         return self

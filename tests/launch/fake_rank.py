@@ -97,6 +97,7 @@ def main(behaviour: str) -> None:
     # After the fork: a data worker that inherited it would not end when it is told to.
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: asked.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
     RUN.stacks.mkdir(exist_ok=True)
     faulthandler.register(signal.SIGUSR2, file=RUN.rank_stacks(RANK).open("a"), all_threads=True)
     (RUN.kit / f"pids-{RANK}").write_text(f"{os.getpid()} {worker.pid} {os.getppid()}")
