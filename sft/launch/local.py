@@ -167,8 +167,12 @@ def _supervised(
 
     def start(number: int) -> int:
         if number:
-            with stop.interrupting():
-                newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
+            try:
+                with stop.interrupting():
+                    newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
+            except StopNow:
+                what = "stopped before the restart, as asked: the run continues from its last checkpoint"
+                return stages.stopped(run, stop, what, [])
             handed[resume.VARIABLE] = newest
         return supervise(
             prepared.command,
