@@ -167,12 +167,8 @@ def _supervised(
 
     def start(number: int) -> int:
         if number:
-            try:
-                with stop.interrupting():
-                    newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
-            except StopNow:
-                what = "stopped before the restart, as asked: the run continues from its last checkpoint"
-                return stages.stopped(run, stop, what, [])
+            with stop.interrupting():
+                newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
             handed[resume.VARIABLE] = newest
         return supervise(
             prepared.command,
