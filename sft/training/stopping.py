@@ -88,7 +88,8 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
                 self._heard(),
                 self._steps.longest if step else 0.0,
                 self._batch_seconds(),
-                self._saves.seconds,
+                # Rank 0 alone knows when a checkpoint is complete.
+                self._saves.seconds if self._rank.is_main else 0.0,
                 -self._seconds_left(),
             ],
             device,

@@ -222,6 +222,15 @@ def test_a_save_that_is_due_anyway_is_the_last_where_there_is_no_time_for_anothe
     assert Stage(tmp_path / "b", seconds_left=21.0).step(due=True).should_training_stop
 
 
+def test_only_rank_0_says_how_long_a_save_takes(tmp_path: Path) -> None:
+    """Another rank is never told, and its guess would count for ever."""
+    stage = Stage(tmp_path, seconds_left=13.0, save=None)
+    stage.rank.index = 1
+    assert not stage.step().should_training_stop
+    stage.rank.index = 0
+    assert stage.step().should_training_stop
+
+
 def test_a_slow_step_is_remembered(tmp_path: Path) -> None:
     stage = Stage(tmp_path, seconds_left=60.0)
     assert not stage.step(20.0).should_training_stop
