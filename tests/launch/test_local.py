@@ -150,7 +150,7 @@ def test_ctrl_c_stops_in_order_a_second_launch_is_refused_and_the_stopped_run_re
     assert all_gone(family)
     outcome = json.loads(live.run.outcome_json.read_text())
     step = outcome["step"]
-    assert outcome == {"status": "stopped", "exit_code": 75, "step": step}
+    assert outcome == {"status": "stopped", "exit_code": 75, "step": step, "reason": "SIGINT"}
     assert (live.run.output_dir / f"checkpoint-{step}" / "trainer_state.json").exists()
     assert "stopping in order" in live.said()
 
