@@ -10,7 +10,7 @@ from sft.config.run import FLAT_SECTIONS, RunConfig
 HARMLESS = frozenset({
     # where things go and what is told
     "output_dir", "run_name", "project", "report_to", "disable_tqdm", "log_level", "log_level_replica",
-    "log_on_each_node", "logging_dir", "logging_strategy", "logging_first_step", "logging_steps",
+    "log_on_each_node", "logging_strategy", "logging_first_step", "logging_steps",
     "logging_nan_inf_filter", "include_num_input_tokens_seen", "trackio_space_id", "trackio_bucket_id",
     "trackio_static_space_id", "skip_memory_metrics", "env", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token",
     "hub_private_repo", "hub_always_push", "hub_revision", "merge", "data_cache", "callbacks", "compute_metrics",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from peft.utils import NoMatchingPeftModuleError
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
+from sft.checkpoint.pickles import refuse_foreign_code
 from sft.checkpoint.resume import Resume
 from sft.config.run import RunConfig
 from sft.data.user_code import load_object
@@ -61,7 +63,13 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
         return samples, count
 
     def continue_from(self, resume: Resume | None) -> None:
-        """Train, from a checkpoint where there is one."""
+        """Train, from a checkpoint where there is one.
+
+        Raises:
+            UserError: it comes from elsewhere and would run code.
+        """
+        if resume is not None and not resume.path.is_relative_to(Path(str(self.args.output_dir)).absolute()):
+            refuse_foreign_code(resume.path)
         if resume is not None and resume.manifest is not None:
             self.trained_tokens = float(resume.manifest.trained_tokens)
         # Raised past the training only where an evaluation before the first step is left.

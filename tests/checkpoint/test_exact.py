@@ -1,0 +1,56 @@
+"""A resumed run is the run that was never interrupted: every loss and every weight, bit by bit.
+
+With dropout, packing, accumulation and the end of an epoch behind the checkpoint, in an empty directory that was
+given nothing but the checkpoint. FSDP2 runs between CPU processes with the test-only patch of tests/fsdp_on_cpu.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint import exact
+from tests.checkpoint.exact import METHODS, SAVED, STEPS, STRATEGIES
+
+FAST = {("full", "zero3"), ("lora", "ddp")}
+"""The others run in the exhaustive tier."""
+CASES = [
+    pytest.param(method, strategy, marks=() if (method, strategy) in FAST else pytest.mark.slow)
+    for method in METHODS
+    for strategy in STRATEGIES
+]
+TRAINABLE = {"full": 106_816, "lora": 8_192, "qlora": 8_192}
+FIXED_BYTES = 220_000
+"""The tokenizer, configurations, random numbers, the trainer's state and DeepSpeed's scripts and bookkeeping."""
+
+
+@pytest.mark.parametrize(("method", "strategy"), CASES)
+def test_the_continued_run_equals_the_whole_one(
+    method: str, strategy: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = exact.write_data(tmp_path)
+    run = exact.settings(tiny_model, data, method, strategy)
+    twice = exact.run_twice(tmp_path, run, strategy)
+    assert len(twice.whole.losses) == STEPS
+    assert len(set(twice.whole.losses)) == STEPS
+    assert twice.continued.losses == twice.whole.losses[SAVED:]
+    assert exact.weights(twice.continued.run.output_dir) == exact.weights(twice.whole.run.output_dir)
+    epochs = [event["epoch"] for event in twice.whole.of_kind("log") if "loss" in event]
+    assert epochs[SAVED - 1] < 1 < epochs[-1]
+    assert f"continuing from step {SAVED}: checkpoint-{SAVED}, " in twice.continued.stderr
+    started = [
+        event["run_id"] for launched in (twice.whole, twice.continued) for event in launched.of_kind("start")
+    ]
+    assert len(set(started)) == 1
+    tokens = [launched.of_kind("log")[-1]["trained_tokens"] for launched in (twice.whole, twice.continued)]
+    assert tokens[0] == tokens[1]
+
+    checkpoint = twice.whole.run.output_dir / f"checkpoint-{STEPS}"
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    # The weights and Adam's two moments in float32; DeepSpeed keeps a master copy of the weights beside them.
+    copies = 4 if strategy.startswith("zero") else 3
+    copies += strategy.startswith(("zero1", "zero2", "fsdp")) or (
+        strategy.startswith("zero3") and method != "full"
+    )
+    assert size < TRAINABLE[method] * 4 * (copies + 0.5) + FIXED_BYTES
