@@ -28,6 +28,7 @@ from sft.training.adapter import (
 from sft.training.arguments import peft_config, quantization_config
 from sft.training.saving import Saver
 from sft.training.stopping import StopEvaluation
+from sft.training.universal import SeparateSteps
 from sft.training.workers import guarded
 
 
@@ -70,6 +71,8 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if resume is not None and not resume.path.is_relative_to(Path(str(self.args.output_dir)).absolute()):
             refuse_foreign_code(resume.path)
+        if resume is not None and (resume.path / "latest_universal").exists():
+            self.add_callback(SeparateSteps())
         if resume is not None and resume.manifest is not None:
             self.trained_tokens = float(resume.manifest.trained_tokens)
         # Raised past the training only where an evaluation before the first step is left.
