@@ -135,7 +135,7 @@ def _train(loaded: LoadedRun, output: Path, steps: int, saved: int, *, killed: i
     }
     environment = {**os.environ, "PYTHONPATH": _path()}
     if killed is not None:
-        settings["callbacks"] = [*settings.get("callbacks", []), KILL]
+        settings["callbacks"] = [*loaded.config.kit.callbacks, KILL]
         environment[KILL_VARIABLE] = f"{saved}:{killed}"
     output.mkdir(parents=True, exist_ok=True)
     run_file = output / "certify.yaml"
