@@ -80,11 +80,15 @@ def work(asked: list[int], last: int | None, save_seconds: float) -> str:
     return "finished"
 
 
+def data_worker() -> None:
+    """Do nothing, and end when told to: what is held back from a rank that begins is not held back from here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    time.sleep(600)
+
+
 def main(behaviour: str) -> None:
     """Do as told."""
     die_with_parent()
-    # The launcher and what is on the way ignore it, as a scheduler's signal to everyone is for the ranks.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if behaviour == "no state":
         time.sleep(600)
     asked: list[int] = []
@@ -92,7 +96,7 @@ def main(behaviour: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     print(f"rank {RANK} begins", flush=True)
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    worker = multiprocessing.get_context("fork").Process(target=data_worker, daemon=True)
     worker.start()
     # After the fork: a data worker that inherited it would not end when it is told to.
     for number in (signal.SIGTERM, signal.SIGUSR1):
