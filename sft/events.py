@@ -41,7 +41,10 @@ def _finite(value: Any) -> Any:
 
 
 class EventLog:
-    """Append events to one file. Each event is a single `write`, so that writers do not mix lines."""
+    """Append events to one file. Each event is a single `write`, so that writers do not mix lines.
+
+    A line that a power cut or a full disk has torn is closed first: it must not take the next one with it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,8 +54,11 @@ class EventLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         record = {"time": round(time.time(), 3), "event": event, **_finite(fields)}
         line = (json.dumps(record, default=str) + "\n").encode()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
             os.write(descriptor, line)
         finally:
             os.close(descriptor)

@@ -87,7 +87,7 @@ def _say(text: str) -> None:
 
 def _request(run: RunDirectory, arguments: argparse.Namespace) -> None:
     """Journal a push of the finished model, as if the run file had asked for it."""
-    from sft.errors import UserError
+    from sft.errors import ExitCode, UserError
     from sft.hub.journal import pending
     from sft.hub.outbox import request_push
     from sft.hub.select import has_weights, model_files
@@ -112,4 +112,10 @@ def _request(run: RunDirectory, arguments: argparse.Namespace) -> None:
     steps = [request.step for request in pending(run)]
     if run.outcome_json.is_file():
         steps.append(int(json.loads(run.outcome_json.read_text(encoding="utf-8"))["step"]))
-    request_push(run, settings, "end", max(steps, default=0), say=_say)
+    if request_push(run, settings, "end", max(steps, default=0), say=_say) is None:
+        raise UserError(
+            "the push could not be journalled",
+            str(run.outbox),
+            "make room there, and see that it may be written",
+            exit_code=ExitCode.ENVIRONMENT,
+        )

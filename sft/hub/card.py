@@ -22,6 +22,7 @@ _DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".zst", 
 # Names by which `datasets` loads files rather than a data set of the Hub.
 _LOADERS = ("json", "csv", "parquet", "arrow", "text", "webdataset", "imagefolder", "audiofolder")
 _LOCAL = re.compile(r"(?:^|[\s\"'(=`])(?:/|~/|\./|\.\./|[A-Za-z]:\\)[\w.-]+")
+_LOCAL_FILE = re.compile(r"(?:^|[\s\"'(=`\[])~?/[\w.@-]+/[\w.@-]+", re.MULTILINE)
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|wandb_v1_\w{20,}|gh[pousr]_[A-Za-z0-9]{20,})\b")
 
 
@@ -83,7 +84,8 @@ def card_problem(text: str, run: RunDirectory) -> str | None:
     base = re.search(r"^base_model:\s*(.+?)\s*$", head, re.MULTILINE)
     if base and not is_hub_id(base.group(1).strip("\"'")):
         return "its base_model is a local path"
-    if str(run.output_dir.absolute()) in text or str(Path.home()) + "/" in text:
+    here = str(run.output_dir.absolute()) in text or str(Path.home()) + "/" in text
+    if here or _LOCAL_FILE.search(text):
         return "it names a local path"
     return "it holds what looks like a token" if _holds_secret(text) else None
 

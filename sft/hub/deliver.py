@@ -8,6 +8,7 @@ it arrives once all the same).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -34,7 +35,15 @@ from sft.hub.journal import (
     still_waits,
     sweep,
 )
-from sft.hub.problems import again_seconds, busy_elsewhere, is_about_one_push, no_token, offline, problem_of
+from sft.hub.problems import (
+    again_seconds,
+    busy_elsewhere,
+    is_about_one_push,
+    no_token,
+    not_writable,
+    offline,
+    problem_of,
+)
 from sft.hub.report import Delivered, DeliveryReport, out_of_time
 from sft.hub.select import has_own_folder
 from sft.hub.settings import endpoint_from_environment, without_password
@@ -88,6 +97,7 @@ class _Delivery:
         uploader = Uploader(self.run, request, HfApi(endpoint=endpoint, token=self.token))
         try:
             repo, url = with_retries(uploader.bring, self.deadline, self.say)
+            settle(self.run, request, "delivered", url=url)
         except (
             TryAgainError,
             AlteredError,
@@ -105,7 +115,6 @@ class _Delivery:
                 self.problem = problem_of(error, request, self.run, endpoint=endpoint, token=self.token)
                 self.again_seconds = again_seconds(error)
             return is_about_one_push(error)
-        settle(self.run, request, "delivered", url=url)
         self.delivered.append(Delivered(what=request.what, repo=repo, url=url))
         if self.tell_run:
             done = f"{request.what} to {repo}"
@@ -160,6 +169,8 @@ def deliver(
                 )
             if not held:
                 time.sleep(deadline.left(LOCK_POLL_SECONDS))
+    except OSError as error:  # a full disk; what the Hub does is told apart above
+        delivery.problem = delivery.problem or not_writable(run, error)
     except OutOfTimeError:
         delivery.problem = delivery.problem or out_of_time(run, timeout_seconds or 0.0)
     return _report(run, delivery.problem, delivery, tell_run=tell_run)
@@ -168,8 +179,9 @@ def deliver(
 def _report(
     run: RunDirectory, problem: Problem | None, delivery: _Delivery | None = None, *, tell_run: bool = True
 ) -> DeliveryReport:
-    if tell_run and problem is not None and is_news(run, problem.what):
-        EventLog(run.events_jsonl).write("push", state="failed", what=str(problem))
+    with contextlib.suppress(OSError):
+        if tell_run and problem is not None and is_news(run, problem.what):
+            EventLog(run.events_jsonl).write("push", state="failed", what=str(problem))
     return DeliveryReport(
         delivered=tuple(delivery.delivered) if delivery else (),
         notes=tuple(delivery.notes) if delivery else (),

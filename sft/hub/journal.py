@@ -81,7 +81,7 @@ class Settled:
 
 def enter(run: RunDirectory, request: PushRequest) -> None:
     """Journal a push, whose files are there."""
-    write_whole(_file(run, request), json.dumps(asdict(request), indent=1))
+    write_whole(request_file(run, request), json.dumps(asdict(request), indent=1))
 
 
 def next_order(run: RunDirectory) -> int:
@@ -101,7 +101,7 @@ def pending(run: RunDirectory) -> list[PushRequest]:
 
 def still_waits(run: RunDirectory, request: PushRequest) -> bool:
     """Whether a push is in the journal now."""
-    return _file(run, request).exists()
+    return request_file(run, request).exists()
 
 
 def settled(run: RunDirectory) -> list[Settled]:
@@ -131,7 +131,7 @@ def settle(
     """
     record = {**asdict(request), "state": state, "url": url, "reason": reason, "settled": time.time()}
     write_whole(run.outbox / "done" / f"{request.key}.json", json.dumps(record, indent=1))
-    _file(run, request).unlink(missing_ok=True)
+    request_file(run, request).unlink(missing_ok=True)
     if _current(run) != request.id:
         _remove_files(run, request)
 
@@ -251,7 +251,8 @@ def is_news(run: RunDirectory, text: str) -> bool:
     return True
 
 
-def _file(run: RunDirectory, request: PushRequest) -> Path:
+def request_file(run: RunDirectory, request: PushRequest) -> Path:
+    """Where a push is journalled."""
     return run.outbox / f"{request.key}.json"
 
 

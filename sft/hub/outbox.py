@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable
 
+from sft.errors import UserError
 from sft.events import EventLog
 from sft.hub.journal import (
     OVERTAKEN,
@@ -37,10 +39,8 @@ def request_push(
     What is pushed is what is there now, whatever becomes of it before the push is delivered. `say` is told
     what stays here and why, and so are the run's events.
 
-    Returns None where the strategy pushes nothing at a save, or there is nothing that can be pushed.
-
-    Raises:
-        OSError: the outbox cannot be written.
+    Returns None where the strategy pushes nothing at a save, there is nothing that can be pushed, or the outbox
+    cannot be written (a full disk): no training ends for that.
     """
     if kind == "save" and settings.strategy == "end":
         return None
@@ -61,20 +61,27 @@ def request_push(
     )
     try:
         selection = select(run, request)
+        for note in selection.notes:
+            _note(run, note, say)
+        take(run, request, selection.uploads)
+        enter(run, request)
     except NothingToPushError as error:
         _note(run, f"not pushed: {error}", say)
         return None
-    for note in selection.notes:
-        _note(run, note, say)
-    take(run, request, selection.uploads)
-    enter(run, request)
-    EventLog(run.events_jsonl).write("push", state="waiting", what=f"{request.what} to {request.repo}")
-    for older in overtaken(pending(run)):
-        settle(run, older, "skipped", reason=OVERTAKEN)
+    except OSError as error:
+        _note(run, f"{request.what} is not pushed: {error}", say)
+        return None
+    try:
+        EventLog(run.events_jsonl).write("push", state="waiting", what=f"{request.what} to {request.repo}")
+        for older in overtaken(pending(run)):
+            settle(run, older, "skipped", reason=OVERTAKEN)
+    except (OSError, UserError) as error:  # the push itself is journalled
+        _note(run, f"the outbox is not in order: {error}", say)
     return request
 
 
 def _note(run: RunDirectory, text: str, say: Callable[[str], None]) -> None:
     say(text)
-    if is_news(run, text):
-        EventLog(run.events_jsonl).write("note", text=text)
+    with contextlib.suppress(OSError):  # the disk may be full
+        if is_news(run, text):
+            EventLog(run.events_jsonl).write("note", text=text)

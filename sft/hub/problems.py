@@ -59,6 +59,12 @@ def busy_elsewhere(run: RunDirectory) -> Problem:
     )
 
 
+def not_writable(run: RunDirectory, error: OSError) -> Problem:
+    """What was done cannot be noted."""
+    fix = f"make room there, and see that it may be written; then {push_command(run)}"
+    return Problem(f"the outbox cannot be written: {error.strerror or error}", str(run.outbox), fix)
+
+
 def problem_of(
     error: Exception, request: PushRequest, run: RunDirectory, *, endpoint: str, token: str
 ) -> Problem:

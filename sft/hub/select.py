@@ -115,7 +115,7 @@ def select(run: RunDirectory, request: PushRequest) -> Selection:
     notes = _local_paths(uploads)
     card = run.output_dir / "README.md"
     if card.is_file():
-        problem = card_problem(card.read_text(encoding="utf-8"), run)
+        problem = card_problem(card.read_text(encoding="utf-8", errors="replace"), run)
         if problem is None:
             uploads.append(Upload(card, "README.md"))
         else:
@@ -189,7 +189,8 @@ def _local_paths(uploads: Sequence[Upload]) -> list[str]:
     told = [
         upload.path_in_repo
         for upload in uploads
-        if upload.path.name in _TELLING and _LOCAL_VALUE.search(upload.path.read_text(encoding="utf-8"))
+        if upload.path.name in _TELLING
+        and _LOCAL_VALUE.search(upload.path.read_text(encoding="utf-8", errors="replace"))
     ]
     return [f"pushed as they are, and they name paths of this machine: {', '.join(told)}"] if told else []
 
@@ -200,5 +201,8 @@ def _matches(path: Path, patterns: tuple[str, ...]) -> bool:
 
 def _names_own_code(config: Path) -> bool:
     """Whether the configuration loads classes from Python files beside it (transformers' auto_map)."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
     return isinstance(content, dict) and "auto_map" in content

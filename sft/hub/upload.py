@@ -34,10 +34,10 @@ class ConflictError(Exception):
 
 
 class Hashes:
-    """Hashes of files that do not change, each read once."""
+    """Hashes of files, each read once: links to one file, and what was not written to since, are not read again."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, int, int], str] = {}
+        self._known: dict[tuple[str, int, int, int, int], str] = {}
 
     def sha256(self, path: Path) -> str:
         """Hash a file as LFS does."""
@@ -49,7 +49,7 @@ class Hashes:
 
     def _hash(self, kind: str, path: Path, head: bytes = b"") -> str:
         stat = path.stat()
-        key = (kind, str(path), stat.st_size, stat.st_mtime_ns)
+        key = (kind, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if key not in self._known:
             found = hashlib.new(kind, head)
             with path.open("rb", buffering=0) as file:
@@ -115,9 +115,8 @@ class Uploader:
         request = self._request
         try:
             repo = self._api.create_repo(request.repo, private=request.private, exist_ok=True).repo_id
-        except (
-            KeyError
-        ) as error:  # the library reads the new repository's address from any answer that is a 409
+        except KeyError as error:
+            # The library reads the repository's address from a 409 too, which need not have it.
             raise TryAgainError("it answers 409 and does not say what is there", status=409) from error
         revision = request.revision or constants.DEFAULT_REVISION
         if revision != constants.DEFAULT_REVISION and not revision.startswith("refs/"):

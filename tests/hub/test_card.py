@@ -131,8 +131,23 @@ def test_a_secret_never_gets_into_the_card(
     assert card_problem(f"# Card\n{secret}\n", RunDirectory(tmp_path)) == "it holds what looks like a token"
 
 
-def test_the_run_directory_is_a_local_path_in_a_card(tmp_path: Path) -> None:
-    assert card_problem(f"# Card\n{tmp_path}/x\n", RunDirectory(tmp_path)) == "it names a local path"
+def test_a_local_path_in_a_card_is_found_and_what_only_looks_like_one_is_not(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for text in (
+        f"{tmp_path}/x",
+        "datasets:\n- /data/me/chats.jsonl",
+        "`~/models/base`",
+        'from_pretrained("/scratch/me/x")',
+    ):
+        assert card_problem(f"# Card\n{text}\n", run) == "it names a local path", text
+    for text in (
+        "and/or",
+        "<br/></details>",
+        "https://huggingface.co/org/base",
+        "1/2 of it",
+        "a /chat command",
+    ):
+        assert card_problem(f"# Card\n{text}\n", run) is None, text
 
 
 def test_names_that_can_only_be_hub_ids_are_told_from_paths(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sft.events import read_events
 from sft.hub import journal, snapshot
 from sft.hub.journal import being_delivered, pending, settled
 from sft.hub.outbox import request_push
@@ -109,7 +110,7 @@ def test_where_there_are_no_links_files_are_copied(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(snapshot.os, "link", refuse)
-    save_large(run, 3).with_name("unused")
+    save_large(run, 3)
     request_push(run, EVERY, "save", 3)
     rotate(run)
     assert push().problem is None
@@ -132,8 +133,9 @@ def test_a_full_disk_leaves_nothing_behind(run: RunDirectory, monkeypatch: pytes
 
     save_large(run, 3)
     monkeypatch.setattr(snapshot.os, "link", refuse)
-    with pytest.raises(OSError, match="No space"):
-        request_push(run, EVERY, "save", 3)
+    assert request_push(run, EVERY, "save", 3) is None
+    [note] = [event["text"] for event in read_events(run.events_jsonl) if event["event"] == "note"]
+    assert note == "checkpoint-3 is not pushed: [Errno 28] No space left on device"
     assert pending(run) == []
     assert snapshots(run) == []
 

@@ -42,8 +42,9 @@ class Fault:
     reset: bool = False
     half: bool = False  # cut the connection in the middle of what is sent
     lose_answer: bool = False  # do what was asked, then cut the connection
-    kill_before: int | None = None  # a process to kill when the request has come in
-    kill_after: int | None = None  # the same, once what was asked is done
+    kill_before: bool = False  # kill the process `kill` when the request has come in
+    kill_after: bool = False  # the same, once what was asked is done
+    kill: int = 0
     skip: int = 0
     times: int | None = None
 
@@ -179,16 +180,16 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault.delay_seconds)
             if fault.hang:
                 self.hub.closing.wait()
-            if fault.kill_before is not None:
-                os.kill(fault.kill_before, signal.SIGKILL)
-            if fault.hang or fault.reset or fault.kill_before is not None:
+            if fault.kill_before:
+                os.kill(fault.kill, signal.SIGKILL)
+            if fault.hang or fault.reset or fault.kill_before:
                 return self._cut()
             if fault.status is not None:
                 return self._reply(Answer(fault.status, {"error": f"fault {fault.status}"}, **fault.headers))
         answer = self._answer(request, body)
-        if fault is not None and fault.kill_after is not None:
-            os.kill(fault.kill_after, signal.SIGKILL)
-        if fault is not None and (fault.lose_answer or fault.kill_after is not None):
+        if fault is not None and fault.kill_after:
+            os.kill(fault.kill, signal.SIGKILL)
+        if fault is not None and (fault.lose_answer or fault.kill_after):
             return self._cut()
         return self._reply(answer)
 

@@ -52,6 +52,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, ReceivedRun] = {}
+        self.received = bytearray()  # all that was sent here, but for the Authorization header
         self.operations: list[str] = []
         self.unknown: list[str] = []
         self.answering = True
@@ -85,6 +86,10 @@ class WandbServer:
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        headers = [
+            f"{name}: {value}" for name, value in request.headers.items() if name.lower() != "authorization"
+        ]
+        self.received += "\n".join([request.requestline, *headers, ""]).encode() + body
         if not self.answering:
             self._released.wait(120)
         if self.refusing:

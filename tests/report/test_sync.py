@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sft.errors import ExitCode, UserError
+from sft.events import read_events
 from sft.report.sync import claimed, sync
 from sft.rundir import RunDirectory
 from tests.loopback.wandb import API_KEY, WandbServer, wandb_server
@@ -76,6 +77,40 @@ def test_an_offline_run_restarted_twice_becomes_one_wandb_run(
     assert again.stdout == done.stdout
     assert list(wandb_server.runs) == ["run00001"]
     assert received.history == before
+
+
+def test_the_events_of_a_killed_run_all_arrive_once_after_it_was_resumed(
+    tmp_path: Path, wandb_server: WandbServer
+) -> None:
+    """Killed with SIGKILL while it logs, its last line torn, as a power cut leaves it; synced in between and after."""
+    run = WrittenRun(tmp_path / "run", settings("wandb"))
+    script = (
+        "import sys, pathlib\n"
+        "from tests.report.runs import WrittenRun, settings\n"
+        "run = WrittenRun(pathlib.Path(sys.argv[1]), settings('wandb'))\n"
+        "run.start()\n"
+        "for step in range(1, 100_000):\n    run.train(step, step, loss=3.0)\n"
+    )
+    training = subprocess.Popen([sys.executable, "-c", script, str(run.directory.output_dir)])
+    while not run.directory.events_jsonl.exists() or run.directory.events_jsonl.stat().st_size < 3000:
+        time.sleep(0.001)
+    training.kill()
+    training.wait()
+    assert sft_sync(run).returncode == 0
+    last = [event["step"] for event in read_events(run.directory.events_jsonl) if event["event"] == "log"][-1]
+    with run.directory.events_jsonl.open("a") as events:
+        events.write('{"time": 1.0, "event": "log", "st')
+    saved = last - 5
+    run.start(step=saved)
+    run.train(saved + 1, last + 3, loss=3.0)
+    run.end(last + 3)
+
+    assert sft_sync(run).returncode == 0
+    assert list(wandb_server.runs) == ["run00001"]
+    received = wandb_server.runs["run00001"]
+    losses = {step: round(loss, 2) for step, loss in received.values("train/loss").items()}
+    assert losses == {step: round(3.0 - step / 100, 2) for step in range(1, last + 4)}
+    assert received.exit_code == 0
 
 
 def test_what_a_run_logged_since_the_last_sync_is_added(tmp_path: Path, wandb_server: WandbServer) -> None:
