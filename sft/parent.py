@@ -126,8 +126,8 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def heed_only_parent() -> None:
-    """Ignore the signals that ask for a stop, but for SIGTERM from the process that started this one.
+def heed_only_parent(parent: int) -> None:
+    """Ignore the signals that ask for a stop, but for SIGTERM from the process `parent`.
 
     For a worker whose parent ends it, by SIGTERM or by its own death, when it has no more work for it. Call it in
     the main thread of the worker, before it starts any other.
@@ -137,7 +137,7 @@ def heed_only_parent() -> None:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     # A handler is not told the sender. Threads inherit the mask, so that this is the only one that takes a signal.
-    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_wait_for_parent, args=(parent,), daemon=True).start()
 
 
 def _wait_for_parent(parent: int) -> None:

@@ -192,7 +192,7 @@ def start(settings: WorkSettings, parent: int) -> None:
     """Set up a worker process: it dies with its parent, and leaves Ctrl-C and a scheduler's signals to it."""
     global _worker
     bind_to(parent)
-    heed_only_parent()
+    heed_only_parent(parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker = Worker(settings)
     gc.freeze()

@@ -6,32 +6,73 @@ the rank that sent it, and the rank then fails of its lost worker in the middle 
 
 from __future__ import annotations
 
-from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing import get_start_method, parent_process
+from multiprocessing.context import (
+    BaseContext,
+    ForkContext,
+    ForkProcess,
+    ForkServerContext,
+    ForkServerProcess,
+    SpawnContext,
+    SpawnProcess,
+)
 from typing import Any
-
-import torch.multiprocessing
 
 from sft.parent import heed_only_parent, signals_blocked
 
 
-class _Worker(ForkProcess):
-    """Begins with the signals blocked, so that there is no moment at which one ends it."""
+class _Guarded:
+    """A process that begins with the signals held back, so that there is no moment at which one ends it."""
 
     def start(self) -> None:
         with signals_blocked():
-            super().start()
+            super().start()  # type: ignore[misc]
 
     def run(self) -> None:
-        heed_only_parent()
-        super().run()
+        parent = parent_process()
+        assert parent is not None
+        assert parent.pid is not None
+        heed_only_parent(parent.pid)
+        super().run()  # type: ignore[misc]
 
 
-class _WorkerContext(ForkContext):
-    Process = _Worker  # type: ignore[assignment]
+class _Fork(_Guarded, ForkProcess):
+    pass
+
+
+class _Spawn(_Guarded, SpawnProcess):
+    pass
+
+
+class _ForkServer(_Guarded, ForkServerProcess):
+    pass
+
+
+class _ForkWorkers(ForkContext):
+    Process = _Fork  # type: ignore[assignment]
+
+
+class _SpawnWorkers(SpawnContext):
+    Process = _Spawn  # type: ignore[assignment]
+
+
+class _ForkServerWorkers(ForkServerContext):
+    Process = _ForkServer  # type: ignore[assignment]
+
+
+CONTEXTS: dict[str, type[BaseContext]] = {
+    "fork": _ForkWorkers,
+    "spawn": _SpawnWorkers,
+    "forkserver": _ForkServerWorkers,
+}
 
 
 def guarded(batches: Any) -> Any:
-    """Have a DataLoader start its workers so; one without workers, or where they are not forked, is left alone."""
-    if getattr(batches, "num_workers", 0) > 0 and torch.multiprocessing.get_start_method() == "fork":
-        batches.multiprocessing_context = _WorkerContext()
+    """Have a DataLoader start its workers so, by the method that it has; one without workers is left alone."""
+    # accelerate's loaders hand on to the one within, and it starts the workers.
+    loader = getattr(batches, "base_dataloader", batches)
+    if getattr(loader, "num_workers", 0) > 0:
+        chosen = loader.multiprocessing_context
+        method = chosen.get_start_method() if chosen is not None else get_start_method()
+        loader.multiprocessing_context = CONTEXTS[method]()
     return batches

@@ -136,7 +136,7 @@ def test_only_the_signals_of_the_run_file_and_a_lost_terminal_are_taken() -> Non
 WORKER = """
 import os, sys, time
 from sft.parent import heed_only_parent
-heed_only_parent()
+heed_only_parent(os.getppid())
 print("ready", flush=True)
 time.sleep(60)
 """
