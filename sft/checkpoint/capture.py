@@ -21,8 +21,9 @@ import torch
 
 from sft.checkpoint.write import Pending
 
-LEFT_OUT = ("training_args.bin",)
-"""Not written: a pickle of the trainer's arguments, which holds local paths and which no resume reads."""
+LEFT_OUT = ("training_args.bin", "README.md")
+"""Not written: a pickle of the trainer's arguments and PEFT's draft of a card. Both hold local paths, so that they are
+not pushed, and no resume reads them."""
 
 BY_NAME = (
     (

@@ -22,7 +22,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft.checkpoint.capture import captured
+from sft.checkpoint.capture import LEFT_OUT, captured
 from sft.checkpoint.keep import rotate
 from sft.checkpoint.manifest import Manifest
 from sft.checkpoint.write import GivenUpError, Pending, complete, refuse_part, write_part
@@ -281,7 +281,7 @@ def _small_files(folder: Path) -> list[Pending]:
     return [
         Pending(path.relative_to(folder).as_posix(), path.stat().st_size, partial(shutil.copyfile, path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in LEFT_OUT
     ]
 
 

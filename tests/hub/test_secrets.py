@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sft.checkpoint.manifest import read_manifest, verify
 from sft.hub.background import finish_delivery, start_delivery
 from sft.hub.outbox import request_push
 from sft.hub.settings import HubSettings
@@ -120,6 +121,15 @@ def test_no_secret_is_written_or_sent_by_a_whole_launch(
     assert {"adapter_model.safetensors", "checkpoint-2/optimizer.pt", "checkpoint-4/optimizer.pt"} <= set(
         files
     )
+    assert "training_args.bin" not in {name.rpartition("/")[2] for name in files}
+    for step in (2, 4):  # a resume takes what the Hub holds
+        fetched = tmp_path / "fetched" / f"checkpoint-{step}"
+        for name, data in files.items():
+            if name.startswith(f"checkpoint-{step}/"):
+                target = fetched.parent / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        verify(fetched, read_manifest(fetched))
     (received,) = wandb_server.runs.values()
     assert sorted(received.values("train/loss")) == [1, 2, 3, 4]
     assert_none_in(on_this_hub.received, wandb_server.received, launched.stdout, launched.stderr)
