@@ -110,6 +110,17 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
             self.control.should_save = self.control.should_training_stop = True
             super()._maybe_log_save_evaluate(*arguments, **keywords)
 
+    def _load_from_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
+        """Load weights as what they were trained as. A private name upstream: PEFT's `load_adapter` makes float32
+        of the bfloat16 adapter that TRL trains on a 4-bit base, and training would go on otherwise."""
+        before = {
+            name: weight.dtype for name, weight in self.model.named_parameters() if weight.requires_grad
+        }
+        super()._load_from_checkpoint(*arguments, **keywords)
+        for name, weight in self.model.named_parameters():
+            if weight.dtype != before.get(name, weight.dtype):
+                weight.data = weight.data.to(before[name])
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save through the saver. A private name upstream: transformers pushes, rotates and calls `on_save` in
         the same breath, and has no hook that stands around the writing."""

@@ -21,8 +21,12 @@ CASES = [
     for strategy in STRATEGIES
 ]
 TRAINABLE = {"full": 106_816, "lora": 8_192, "qlora": 8_192}
-FIXED_BYTES = 220_000
-"""The tokenizer, configurations, random numbers, the trainer's state and DeepSpeed's scripts and bookkeeping."""
+COPIES = {"single": 3, "ddp": 3, "zero1": 5, "zero2": 5, "zero3": 5, "fsdp2": 4}
+"""The weights and Adam's two moments. DeepSpeed adds its master weights and the weights as they are computed with;
+FSDP2 saves the weights a second time, in the form that it loads. benchmarks/checkpoint.py measures a real size."""
+FIXED_BYTES = 320_000
+"""The tokenizer, configurations, random numbers, the trainer's state, a kilobyte for each of hundreds of tensors, and
+DeepSpeed's scripts and bookkeeping. The frozen base of these runs is 427,264 bytes more."""
 
 
 @pytest.mark.parametrize(("method", "strategy"), CASES)
@@ -48,9 +52,4 @@ def test_the_continued_run_equals_the_whole_one(
 
     checkpoint = twice.whole.run.output_dir / f"checkpoint-{STEPS}"
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-    # The weights and Adam's two moments in float32; DeepSpeed keeps a master copy of the weights beside them.
-    copies = 4 if strategy.startswith("zero") else 3
-    copies += strategy.startswith(("zero1", "zero2", "fsdp")) or (
-        strategy.startswith("zero3") and method != "full"
-    )
-    assert size < TRAINABLE[method] * 4 * (copies + 0.5) + FIXED_BYTES
+    assert size < TRAINABLE[method] * 4 * COPIES[strategy.removesuffix("_offload")] + FIXED_BYTES
