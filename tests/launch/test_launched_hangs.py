@@ -114,7 +114,7 @@ def test_a_rank_that_hangs_in_a_step_is_found_and_the_run_starts_again_from_its_
     ("how", "line"),
     [
         ("stop", "rank 0 in step 3, rank 1 in step 3 (stopped by a signal, pid {pid}): no progress for 6 s"),
-        ("hang in save", "ranks 0-1 in save: no progress for 6 s (limit of save)"),
+        ("hang in save", "rank 0 in step 3, rank 1 in save: no progress for 6 s (limit of train)"),
     ],
 )
 def test_a_hang_is_told_wherever_it_is(
