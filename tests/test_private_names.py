@@ -1,0 +1,90 @@
+"""Every private name of another package that the kit uses, with the reason: an upgrade looks here first."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import sft
+from sft.checkpoint.capture import BY_NAME
+
+REASONS = {
+    "super()._save_checkpoint": "transformers pushes, rotates and calls on_save in one breath, and has no hook around"
+    " the writing",
+    "super()._load_from_checkpoint": "PEFT's load_adapter makes float32 of an adapter that was trained in bfloat16",
+    "super()._run_epoch": "an evaluation that a stop ends leaves it, and no hook stands around both",
+    "super()._maybe_log_save_evaluate": "the same: what a stop interrupts is the evaluation inside it",
+    "model._weight_conversions": "transformers' own record of how a checkpoint's names became the model's",
+    "AutoModelForCausalLM._model_mapping": "there is no public way to ask for a class without its weights",
+    "self._run._next_step": "trackio counts steps by itself, and a replay has to go on where it stopped",
+    "parser._actions": "argparse has no public way to list what a parser takes (the completion script)",
+    "argparse._SubParsersAction": "the same",
+    "launch_command_parser()._action_groups": "the same, of accelerate's parser (which keys its file may have)",
+    "group._group_actions": "the same",
+    "reader._initialize_params": "DeepSpeed's configuration reads its keys there and nowhere else",
+    "os._exit": "no private name but Python's own way to end without an interpreter's orderly end",
+}
+
+
+INHERITED = {
+    "_evaluate": "its public `evaluate` does not step a schedule that goes by a metric",
+    "_determine_best_metric": "the best evaluation is found there and nowhere else",
+}
+"""Private names that the trainer's subclass calls on itself."""
+
+
+def _uses() -> set[str]:
+    found = set()
+    for path in sorted(Path(sft.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                not isinstance(node, ast.Attribute)
+                or not node.attr.startswith("_")
+                or node.attr.startswith("__")
+            ):
+                continue
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                continue
+            found.add(ast.unparse(node))
+    return found
+
+
+def test_every_private_name_is_listed_with_its_reason() -> None:
+    # `self._printer._view` is one class of the kit looking into another of the same file.
+    assert _uses() - {"self._printer._view"} == set(REASONS)
+
+
+def test_what_the_trainer_inherits_and_calls_is_listed_with_its_reason() -> None:
+    from trl import SFTTrainer
+
+    tree = ast.parse(
+        Path(sft.__file__).with_name("training").joinpath("trainer.py").read_text(encoding="utf-8")
+    )
+    called = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    assert {name for name in called if name.startswith("_") and hasattr(SFTTrainer, name)} == set(INHERITED)
+
+
+@pytest.mark.parametrize(("module", "name", "reason"), BY_NAME)
+def test_names_that_a_save_replaces_are_there_and_are_what_they_were_taken_for(
+    module: str, name: str, reason: str
+) -> None:
+    import safetensors.torch
+
+    assert getattr(importlib.import_module(module), name) is safetensors.torch.save_file
+    assert reason
+
+
+def test_the_trainer_still_has_what_is_overridden() -> None:
+    from trl import SFTTrainer
+
+    for use in REASONS:
+        if use.startswith("super()."):
+            assert inspect.isfunction(inspect.getattr_static(SFTTrainer, use.removeprefix("super().")))
