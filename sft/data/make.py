@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,7 @@ from sft.data.readers import read_blocks
 from sft.data.settings import PrepareSettings
 from sft.data.work import Outcome, Worker, WorkSettings
 from sft.errors import ExitCode, UserError
+from sft.parent import signals_blocked
 
 SMALL = 4
 """Blocks up to which no processes are started: they would take longer to start than to work."""
@@ -146,19 +147,28 @@ def encode_blocks(
         for block in chain(head, blocks):
             yield block, worker(block)
         return
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=work.start, initargs=(settings, os.getpid())
-    )
+    # A signal to every process of a launch is this one's: the workers, and what multiprocessing starts beside them,
+    # begin with it held back.
+    with signals_blocked():
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=work.start, initargs=(settings, os.getpid())
+        )
     waiting: deque[tuple[Block, Future[Outcome]]] = deque()
     try:
         for block in chain(head, blocks):
-            waiting.append((block, pool.submit(work.work, block)))
+            with signals_blocked():
+                waiting.append((block, pool.submit(work.work, block)))
             if len(waiting) > 3 * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
+    except KeyboardInterrupt:
+        # They would finish their blocks first.
+        for process in active_children():
+            process.terminate()
+        raise
     except BrokenProcessPool as error:
         raise UserError(
             "a process that prepares data was killed, most likely for want of memory",

@@ -1,7 +1,9 @@
-"""A stop in the middle of an evaluation: nothing of the run differs once it has continued."""
+"""Stops of a real trainer in this process: before a deadline, and in the middle of an evaluation, exactly continued."""
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,39 @@ SETTINGS: dict[str, Any] = {
     "lora_dropout": 0.2,
     "save_total_limit": 20,
 }
+
+
+def test_a_run_saves_before_its_deadline(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has learned how long its steps and its saves take, and leaves no more time than they need."""
+    ends = time.time() + 14
+    monkeypatch.setenv("SFT_DEADLINE", str(ends))
+    monkeypatch.setenv("SFT_DEADLINE_SOURCE", "launch.time_limit 14")
+    given = {
+        **settings,
+        "max_steps": 100_000,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "save_total_limit": 2,
+    }
+    stopped = train_here(tmp_path, given | {"launch": {"leave_seconds": 1}})
+    spare = ends - time.time()
+    outcome = json.loads(stopped.run.outcome_json.read_text())
+    step = outcome["step"]
+    print(f"left {spare:.1f} s before the deadline, after {step} steps", stopped.of_kind("save")[-1])
+    assert outcome == {"status": "stopped", "exit_code": 75, "step": step, "reason": "launch.time_limit 14"}
+    assert (stopped.run.output_dir / f"checkpoint-{step}" / "manifest.json").exists()
+    assert stopped.of_kind("save")[-1]["step"] == step
+    assert stopped.of_kind("save")[-1]["time"] + 1 < ends
+    assert 1 < spare < 6
+    clock = time.strftime("%H:%M:%S", time.localtime(ends))
+    notes = [event["text"] for event in stopped.of_kind("note")]
+    assert notes == [
+        f"stops by itself before {clock} (launch.time_limit 14); a kill at any moment loses at most 20 steps"
+        " (save_steps), or up to 40 while a checkpoint is still being written",
+        f"stopping after step {step}: launch.time_limit 14",
+    ]
 
 
 class StopAt(stopping.StopCallback):
