@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ from tests.loopback.hub import TOKEN, Hub
 
 REPO, BRANCH = "team/chat", "dev"
 AT_ONCE_SECONDS = 1.0
+# Certificates are read anew for every client, which takes longer than the rest of a push to the loopback.
+TLS_ONCE = functools.cache(ssl.create_default_context)
 RETRY_AFTER = "7"
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -121,6 +125,7 @@ def bench(directory: Path) -> Iterator[Bench]:
     with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         patch.setattr(client, "SILENCE_SECONDS", 0.3)
+        patch.setattr(ssl, "create_default_context", TLS_ONCE)
         patch.setattr(client, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time))
         begun = time.monotonic()
         request_push(run, HubSettings(repo=REPO, strategy="end", revision=BRANCH), "end", 6)

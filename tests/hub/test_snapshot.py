@@ -248,3 +248,18 @@ def test_a_kill_while_a_push_is_asked_for_leaves_all_of_it_or_nothing(
     request_push(run, EVERY, "save", 9)
     assert push().problem is None
     assert snapshots(run) == []
+
+
+def test_files_that_a_killed_delivery_left_after_its_record_go_with_the_next(
+    run: RunDirectory, push: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_large(run, 3)
+    request_push(run, EVERY, "save", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_remove_files", lambda *_: None)
+        assert push().problem is None
+    assert snapshots(run) == ["000001-save-3"]
+    save_large(run, 6)
+    request_push(run, EVERY, "save", 6)
+    assert push().problem is None
+    assert snapshots(run) == []
