@@ -18,6 +18,7 @@ Each line is one JSON object with `time` (seconds since the epoch) and `event` (
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -59,7 +60,8 @@ class EventLog:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            os.write(descriptor, line)
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(descriptor)
 

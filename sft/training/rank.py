@@ -91,13 +91,14 @@ class Rank:
             where=self._place(problem.where),
             fix=problem.fix,
         )
-        if isinstance(error, UserError):
-            print(error, file=sys.stderr, flush=True)
-            if error.__cause__ is not None and self.supervised:
-                traceback.print_exception(error.__cause__)
-        else:
-            traceback.print_exception(error)
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            if isinstance(error, UserError):
+                print(error, file=sys.stderr, flush=True)
+                if error.__cause__ is not None and self.supervised:
+                    traceback.print_exception(error.__cause__)
+            else:
+                traceback.print_exception(error)
+            sys.stderr.flush()
         # A process group that lost a member blocks the interpreter's orderly end; there is nothing left to save.
         os._exit(int(code))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import time
 from typing import Any
 
 from sft.checkpoint.resume import Resume
@@ -29,13 +31,22 @@ class Reporter:
             ProgressPrinter(sys.stderr, live=False) if rank.is_main and not rank.supervised else None
         )
         self._views: LiveViews | None = None
+        self._held: list[tuple[str, dict[str, Any]]] = []
         self.run_id = ""
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event."""
+        """Append one event. What a full disk does not take is held, and written once there is room."""
         if not self._rank.is_main:
             return
-        self._log.write(event, **fields)
+        self._held.append((event, {"time": round(time.time(), 3), **fields}))
+        try:
+            while self._held:
+                kind, values = self._held[0]
+                self._log.write(kind, **values)
+                del self._held[0]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
         if self._printer:
             self._printer.show({"event": event, **fields})
 
