@@ -136,7 +136,7 @@ def main(behaviour: str) -> None:
         case "go slowly":
             for step in range(8):
                 say(status="running", step=step)
-                time.sleep(0.5)
+                time.sleep(0.4)
             agree("finished", 0, 8)
         case "end and hang":
             agree("finished", 0, 3)

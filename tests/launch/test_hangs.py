@@ -24,7 +24,7 @@ from tests.launch.supervised import FAKE_RANK, Supervised, alone, two
 
 BEGUN = ["started on 2 processes", "training"]
 STACKS = "  where: RUN/_sft/stacks"
-SHORT = {"train": 1.5, "save": 1.5, "load": 1.5}
+SHORT = {"train": 0.5, "save": 0.5, "load": 0.5}
 
 
 def line_of(text: str) -> int:
@@ -46,8 +46,8 @@ def test_the_line_says_which_rank_is_where_and_the_files_where_each_stands(tmp_p
     began = time.monotonic()
     code, shown = supervised.end(20)
     assert time.monotonic() - began < 8
-    line = "rank 0 in step 11, rank 1 in save: no progress for 1.5 s (limit of train)"
-    fix = "see there what they wait for; if it only takes longer, set launch.limits.train above 1.5"
+    line = "rank 0 in step 11, rank 1 in save: no progress for 0.5 s (limit of train)"
+    fix = "see there what they wait for; if it only takes longer, set launch.limits.train above 0.5"
     assert (code, shown) == (
         6,
         [*BEGUN, line, STACKS, f"  fix:   {fix}", f"  rank 0 is at {ASLEEP}", f"  rank 1 is at {ASLEEP}"],
@@ -91,7 +91,7 @@ def test_a_stopped_rank_cannot_write_its_stacks_and_that_is_told(tmp_path: Path)
         6,
         [
             *BEGUN,
-            f"rank 0 in step 11, rank 1 in step 11 (stopped by a signal, pid {pid}): no progress for 1.5 s "
+            f"rank 0 in step 11, rank 1 in step 11 (stopped by a signal, pid {pid}): no progress for 0.5 s "
             "(limit of train)",
             STACKS,
             "  fix:   find out what holds the process; the run continues from its last checkpoint",
@@ -126,11 +126,12 @@ def builder(lock: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_lock_that_a_killed_build_left_is_named_with_its_remedy(tmp_path: Path, lock: Path) -> None:
     code, shown = hung(tmp_path / "run", "wait for a build").end(20)
     assert code == 6
-    assert shown[2] == "ranks 0-1 in load: no progress for 1.5 s (limit of load)"
+    assert shown[2] == "ranks 0-1 in load: no progress for 0.5 s (limit of load)"
     assert shown[4] == f"  fix:   remove what a build that was killed has left: rm {lock}"
     assert "file_baton.py" in shown[5]
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_build_holds_is_not_blamed(
     tmp_path: Path, lock: Path, builder: subprocess.Popen[bytes]
 ) -> None:
@@ -170,11 +171,11 @@ def test_a_run_that_is_stopping_has_the_time_it_was_given(tmp_path: Path) -> Non
 
 
 def test_a_rank_that_hangs_once_all_is_written_does_not_undo_it(tmp_path: Path) -> None:
-    supervised = hung(tmp_path, "end and hang", limits={"leave": 1.5}, ranks=1).ranks_began()
+    supervised = hung(tmp_path, "end and hang", limits={"leave": 0.5}, ranks=1).ranks_began()
     code, shown = supervised.end(20)
     assert (code, supervised.outcome()["status"]) == (0, "finished")
     assert shown[-2:] == [
-        "rank 0 in leave: no progress for 1.5 s (limit of leave)",
+        "rank 0 in leave: no progress for 0.5 s (limit of leave)",
         "the run had ended before: nothing of it is lost",
     ]
 
