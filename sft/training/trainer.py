@@ -106,6 +106,9 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
         try:
             super()._maybe_log_save_evaluate(*arguments, **keywords)
         except StopEvaluation:
+            # TRL would log what the evaluation has gathered so far as one.
+            self.model.train()
+            self._metrics["eval"].clear()
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             super()._maybe_log_save_evaluate(*arguments, **keywords)

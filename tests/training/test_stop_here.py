@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft.training import stopping
+from sft.training import lead_time, stopping
 from tests.training.here import Trained, train_here
 
 SETTINGS: dict[str, Any] = {
@@ -33,6 +33,8 @@ def test_a_run_saves_before_its_deadline(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has learned how long its steps and its saves take, and leaves no more time than they need."""
+    # Its guess of the first save alone is longer than this deadline.
+    monkeypatch.setattr(lead_time, "GUESSED_SECONDS", 0.5)
     ends = time.time() + 14
     monkeypatch.setenv("SFT_DEADLINE", str(ends))
     monkeypatch.setenv("SFT_DEADLINE_SOURCE", "launch.time_limit 14")
