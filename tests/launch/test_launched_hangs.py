@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,19 @@ def test_what_would_fail_again_ends_a_launch_with_its_own_code(
     assert run.code == code, run.stderr
     assert run.stderr.splitlines()[-1] == f"not restarted: {why}"
     assert len(run.of_kind("start")) == 1
+
+
+def test_a_stale_lock_is_refused_where_deepspeed_would_wait_for_it(
+    tmp_path: Path, tiny_model: Path, tiny_chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "extensions" / "cpu_adam" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (1, 1))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    zero2 = {"launch": {"processes_per_node": 2, "strategy": "zero2"}}
+    run = troubled(tmp_path, tiny_model, tiny_chats, "hang once", **zero2)
+    assert run.code == 4
+    assert "the torch extension cpu_adam is locked by a build that was killed" in run.stderr
+    assert run.stderr.endswith(f"  where: {lock}\n  fix:   rm {lock}\n")
+    assert not run.run.events_jsonl.exists()
