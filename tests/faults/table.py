@@ -1,0 +1,78 @@
+"""What was tried, in docs/reliability.md: `python -m tests.faults.table` writes it from the record of the slow tier.
+
+`pytest --slow tests/faults` leaves the record, `record.json` beside this file: fault -> strategy -> outcome -> times.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+RECORD = Path(__file__).with_name("record.json")
+BEGIN = "<!-- made by `python -m tests.faults.table` -->\n"
+END = "<!-- end of what was tried -->\n"
+STRATEGIES = ("single", "ddp", "zero3")
+Outcomes = Mapping[str, int]
+Record = dict[str, dict[str, dict[str, int]]]
+
+
+def killed_in(kind: str) -> str:
+    """Name a kill by the kind of call that it came in."""
+    return "SIGKILL in a write, half of it done" if kind == "write" else f"SIGKILL before a {kind}"
+
+
+def read() -> Record:
+    """Read the record."""
+    found: Record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    return found
+
+
+def record(strategy: str, found: Mapping[str, Outcomes]) -> None:
+    """Put what one strategy's enumeration found into the record, for what it tried."""
+    whole = read()
+    for fault, outcomes in found.items():
+        whole.setdefault(fault, {})[strategy] = dict(sorted(outcomes.items()))
+    RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def kills(found: Record) -> int:
+    """Count the kills."""
+    return sum(
+        times
+        for fault, strategies in found.items()
+        if fault.startswith("SIGKILL")
+        for outcomes in strategies.values()
+        for times in outcomes.values()
+    )
+
+
+def render(found: Record) -> str:
+    """Lay the record out: one row a fault, one column a strategy."""
+    lines = [["", *STRATEGIES], ["---"] * (len(STRATEGIES) + 1)]
+    lines += [
+        [fault, *(_cell(found[fault].get(strategy, {})) for strategy in STRATEGIES)]
+        for fault in sorted(found)
+    ]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{kills(found)} kills, each call of the save once:\n\n{rows}"
+
+
+def _cell(outcomes: Outcomes) -> str:
+    return ", ".join(f"{times} {outcome}" for outcome, times in outcomes.items()) or "-"
+
+
+def on_the_page() -> str:
+    """Return the part of the page that is made."""
+    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+
+
+def main() -> None:
+    """Rewrite that part, and leave the rest as it is."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}{render(read())}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

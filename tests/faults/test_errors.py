@@ -1,0 +1,95 @@
+"""A save that the disk refuses: training goes on, nothing half-written stays, it is told, and the next save is whole."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+
+import pytest
+
+from tests.faults import table
+from tests.faults.arena import BEGUN, FAULTY, LAST, RANKS, Arena
+from tests.faults.conftest import Arenas
+from tests.faults.shim import Call
+
+ERRORS = {errno.ENOSPC: "No space left", errno.EIO: "I/O error"}
+"""A disk without room has none for anything; an I/O error is one of the checkpoint's files."""
+TOLD = f"checkpoint-{FAULTY} could not be saved: "
+
+
+def refuse(arena: Arena, rank: int, group: str, number: int, error: int) -> tuple[Call | None, str]:
+    """Have every call of the save fail from the n-th on; return that call, and what became of the checkpoint."""
+    left = arena.fail(rank, group, number, error)
+    place = f"rank {rank}, {group} {number}, {errno.errorcode[error]}: {left.hit}\n{arena.told()}"
+    assert left.ended.codes == [0] * arena.ranks, place
+    assert left.ended.hung == [], place
+    assert arena.torn() == [], place
+    assert arena.outcome() == arena.whole, place
+    saved = [event["step"] for event in left.of_kind("save")]
+    notes = [event["text"] for event in left.of_kind("note") if event["text"].startswith("checkpoint-")]
+    assert saved[-1] == LAST, place
+    if saved == [FAULTY, LAST]:
+        assert notes == [], place
+        outcome = "saved"
+    else:
+        assert saved == [LAST], place
+        (note,) = notes
+        assert note.startswith(TOLD), place
+        outcome = "not saved, told, the next one was"
+    names = sorted(path.name for path in arena.run.output_dir.glob("checkpoint-*"))
+    # What could not be removed for the same reason is removed at the next chance.
+    assert names == [f"checkpoint-{LAST}"], place
+    assert not list(arena.run.staging.glob("*")), place
+    arena.look(left)
+    assert left.step == LAST, place
+    assert left.said == [], place
+    return left.hit, outcome
+
+
+def calls_of(arena: Arena, error: int) -> list[tuple[int, Call]]:
+    """List the calls of a save that can fail so, each with its rank. Removing is none of them."""
+    watched = arena.watch()
+    assert watched.ended.codes == [0] * arena.ranks
+    groups = ("save", "told") if error == errno.ENOSPC else ("save",)
+    return [
+        (rank, call)
+        for rank, calls in watched.calls.items()
+        for call in calls
+        if call.kind != "remove" and call.group in groups
+    ]
+
+
+def test_the_first_call_of_each_kind(arenas: Arenas) -> None:
+    arena = arenas("single")
+    first: dict[str, Call] = {}
+    for _, call in calls_of(arena, errno.ENOSPC):
+        first.setdefault(f"{call.group} {call.kind}", call)
+    assert len(first) > 6
+    for call in first.values():
+        refuse(arena, 0, call.group, call.number, errno.ENOSPC)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ERRORS, ids=ERRORS.values())
+@pytest.mark.parametrize("strategy", RANKS)
+def test_every_call(strategy: str, error: int, arenas: Arenas) -> None:
+    arena = arenas(strategy)
+    found: dict[str, Counter[str]] = {}
+    for rank, call in calls_of(arena, error):
+        hit, outcome = refuse(arena, rank, call.group, call.number, error)
+        if hit is not None:
+            found.setdefault(f"{ERRORS[error]} from a {hit.kind} on", Counter())[outcome] += 1
+    table.record(strategy, found)
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(arenas: Arenas) -> None:
+    arena = arenas("single")
+    left = arena.watch(clock_goes_back=True)
+    assert left.ended.codes == [0], arena.told()
+    times = [event["time"] for event in left.events]
+    assert times != sorted(times)
+    assert [event["step"] for event in left.of_kind("save")] == [FAULTY, LAST]
+    arena.look(left)
+    assert (left.step, left.said) == (LAST, [])
+    assert arena.outcome() == arena.whole
+    assert BEGUN < LAST
