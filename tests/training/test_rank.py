@@ -115,3 +115,22 @@ def test_a_full_disk_does_not_end_a_rank_and_its_state_is_touched(
     rank.phase("train")
     assert path.stat().st_mtime > 1
     assert json.loads(path.read_text())["phase"] == "load"
+
+
+def test_steps_micro_batches_and_evaluated_batches_are_progress(tmp_path: Path) -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from sft.training.heartbeat import HeartbeatCallback
+
+    rank = Rank(RunDirectory(tmp_path))
+    callback = HeartbeatCallback(rank)
+    arguments, control = TrainingArguments(str(tmp_path), use_cpu=True), TrainerControl()
+    told = []
+    for step, event in enumerate(
+        ("on_train_begin", "on_substep_end", "on_step_end", "on_prediction_step"), 7
+    ):
+        before = time.monotonic()
+        getattr(callback, event)(arguments, TrainerState(global_step=step), control)
+        told.append(rank._state["step"])
+        assert rank._state["since"] >= before
+    assert told == [7, 7, 9, 9]
