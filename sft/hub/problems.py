@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -88,7 +90,8 @@ def _told(error: Exception, request: PushRequest, run: RunDirectory, endpoint: s
             return Problem(f"the Hub is not well: {error}", where, f"later: {again}")
         return Problem(f"the Hub is out of reach: {error}", where, f"where there is a network: {again}")
     if isinstance(error, AlteredError):
-        fix = f"`{again} --repo {request.repo}` pushes the finished model as it is now"
+        branch = f" --revision {shlex.quote(request.revision)}" if request.revision else ""
+        fix = f"`{again} --repo {request.repo}{branch}` pushes the finished model as it is now"
         return Problem(f"{error} was written to after its push was asked for", where, fix)
     if isinstance(error, ConflictError):
         fix = f"look at what is there; `{again}` replaces it"

@@ -146,19 +146,19 @@ def test_a_large_file_that_was_written_into_in_place_is_not_pushed(
     save_final(run)
     weights = run.output_dir / "model.safetensors"
     weights.write_bytes(LARGE)
-    request_push(run, HubSettings(repo=REPO, strategy="end"), "end", 6)
+    request_push(run, HubSettings(repo=REPO, strategy="end", revision="dev"), "end", 6)
     with weights.open("r+b") as file:
         file.write(b"torn")
     report = push()
     assert str(report.problem) == (
         "model.safetensors was written to after its push was asked for\n"
         f"  where: the model of step 6 to {REPO} at {hub.url}\n"
-        f"  fix:   `sft push {run.output_dir} --repo {REPO}` pushes the finished model as it is now"
+        f"  fix:   `sft push {run.output_dir} --repo {REPO} --revision dev` pushes the finished model as it is now"
     )
     assert hub.repositories == {}
-    request_push(run, HubSettings(repo=REPO, strategy="end"), "end", 6)
+    request_push(run, HubSettings(repo=REPO, strategy="end", revision="dev"), "end", 6)
     assert push().problem is None
-    assert hub.files(REPO)["model.safetensors"][:6] == b"tornxx"
+    assert hub.files(REPO, "dev")["model.safetensors"][:6] == b"tornxx"
     assert pending(run) == []
 
 
