@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from sft.errors import ExitCode, Problem, UserError
 
@@ -38,6 +39,12 @@ def explain(error: BaseException) -> tuple[ExitCode, Problem]:
         where = str(getattr(full, "filename", None) or "") or None
         return ExitCode.ENVIRONMENT, Problem(
             "the disk or its quota is full", where, "make room and start again"
+        )
+    if broken := next((cause for cause in _causes(error) if _is_broken_disk(cause)), None):
+        return ExitCode.ENVIRONMENT, Problem(
+            f"the disk does not take what is written: {broken.strerror}",
+            str(broken.filename or "") or None,
+            "have the disk looked at, and start again",
         )
     if (
         type(error).__name__ == "OutOfMemoryError"
@@ -73,6 +80,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _is_full_disk(error: BaseException) -> bool:
     number = error.errno if isinstance(error, OSError) else None
     return number in (errno.ENOSPC, errno.EDQUOT) or DISK_FULL.search(str(error)) is not None
+
+
+def _is_broken_disk(error: BaseException) -> TypeGuard[OSError]:
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO)
 
 
 def _says(error: BaseException, pattern: re.Pattern[str]) -> bool:

@@ -102,6 +102,15 @@ def test_a_full_disk_is_found_below_what_a_library_makes_of_it() -> None:
     assert explain(Exception("I/O error: No space left on device (os error 28)"))[0] == ExitCode.ENVIRONMENT
 
 
+def test_a_disk_that_turns_read_only_is_no_bug() -> None:
+    code, problem = explain(OSError(errno.EROFS, "Read-only file system", "/data/run/_sft/events.jsonl"))
+    assert (code, str(problem)) == (
+        ExitCode.ENVIRONMENT,
+        "the disk does not take what is written: Read-only file system\n  where: /data/run/_sft/events.jsonl\n"
+        "  fix:   have the disk looked at, and start again",
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_disk_that_is_really_full_is_one() -> None:
     def write() -> None:
