@@ -33,7 +33,7 @@ class Measure:
 
 def _by_turns() -> None:
     import torch
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
     from trl import SFTTrainer
 
     from sft.training.trainer import CountingTrainer
@@ -59,7 +59,7 @@ def _by_turns() -> None:
             record = {"kind": "plain", "standstill": time.perf_counter() - began}
             folder = place / f"checkpoint-{step}"
         else:
-            trainer.saver.save(trainer, partial(SFTTrainer._save_checkpoint, trainer, model, trial))
+            trainer.saver.save(trainer, partial(Trainer._save_checkpoint, trainer, model, trial))
             together()
             record = {"kind": "ours", "standstill": time.perf_counter() - began}
             trainer.saver.finish(trainer.args)

@@ -15,6 +15,7 @@ from sft.checkpoint.capture import BY_NAME
 REASONS = {
     "super()._save_checkpoint": "transformers pushes, rotates and calls on_save in one breath, and has no hook around"
     " the writing",
+    "Trainer._save_checkpoint": "the same, without TRL's own step of it, which writes a model card",
     "super()._load_from_checkpoint": "PEFT's load_adapter makes float32 of an adapter that was trained in bfloat16",
     "super()._run_epoch": "an evaluation that a stop ends leaves it, and no hook stands around both",
     "super()._maybe_log_save_evaluate": "the same: what a stop interrupts is the evaluation inside it",

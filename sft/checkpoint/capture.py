@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -35,17 +36,21 @@ BY_NAME = (
 )
 """Private names that are replaced for the length of a save: module, name, reason."""
 
+BLOCK_BYTES = 1 << 24
+ALIGNMENT = 64
+
 Place = Callable[[int], bool]
 """Says whether so many bytes more fit in memory."""
 
 
 @contextmanager
 def captured(
-    root: Path, files: list[Pending], fits: Place, write_now: Callable[[Pending], None]
+    root: Path, files: list[Pending], arena: Arena, fits: Place, write_now: Callable[[Pending], None]
 ) -> Iterator[None]:
     """Collect what is saved under `root` into `files`.
 
     Args:
+        arena: where the copies lie until the files are written.
         fits: where it says no, the file is not copied but given to `write_now`, which must not raise: the ranks
             are in the middle of a save that they make together.
     """
@@ -55,7 +60,7 @@ def captured(
             return
         name, size = path.relative_to(root).as_posix(), nbytes(payload)
         if fits(size):
-            files.append(Pending(name, size, partial(write, on_host(payload))))
+            files.append(Pending(name, size, partial(write, on_host(payload, arena))))
         else:
             write_now(Pending(name, size, partial(write, payload)))
 
@@ -112,36 +117,75 @@ def nbytes(value: Any, seen: set[int] | None = None) -> int:
     return 0
 
 
-def on_host(value: Any, storages: dict[tuple[str, int], torch.Tensor] | None = None) -> Any:
+class Arena:
+    """Host memory for the copies of one save, kept for the next: fresh memory costs more than the copying."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray[Any, Any]] = []
+        self._block, self._offset = 0, 0
+
+    @property
+    def bytes(self) -> int:
+        """How much it holds."""
+        return sum(block.nbytes for block in self._blocks)
+
+    def reset(self) -> None:
+        """Begin anew; what was handed out is overwritten from now on."""
+        self._block, self._offset = 0, 0
+
+    def take(self, size: int) -> torch.Tensor:
+        """Return uint8 memory, as a tensor whose storage is this and no more."""
+        if size == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        while self._block < len(self._blocks):
+            start = self._offset
+            if start + size <= self._blocks[self._block].nbytes:
+                self._offset = -(-(start + size) // ALIGNMENT) * ALIGNMENT
+                return torch.frombuffer(
+                    self._blocks[self._block], dtype=torch.uint8, count=size, offset=start
+                )
+            self._block, self._offset = self._block + 1, 0
+        self._blocks.append(np.empty(max(size, BLOCK_BYTES), dtype=np.uint8))
+        return self.take(size)
+
+
+def on_host(value: Any, arena: Arena, storages: dict[tuple[str, int], torch.Tensor] | None = None) -> Any:
     """Copy a state dict to host memory: tensors that share a storage still do, everything else as it was.
 
     A tensor that covers less than its storage drags the whole of it along, as in `torch.save`.
     """
     storages = {} if storages is None else storages
     if isinstance(value, torch.Tensor):
-        return _tensor_on_host(value, storages)
+        return _tensor_on_host(value, arena, storages)
     if isinstance(value, dict):
         made = copy.copy(value)
-        made.update((key, on_host(item, storages)) for key, item in value.items())
+        made.update((key, on_host(item, arena, storages)) for key, item in value.items())
         return made
     if isinstance(value, list):
-        return [on_host(item, storages) for item in value]
+        return [on_host(item, arena, storages) for item in value]
     if isinstance(value, tuple):
-        items = [on_host(item, storages) for item in value]
+        items = [on_host(item, arena, storages) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if value is None or isinstance(value, (bool, int, float, str, bytes, type)):
         return value
     return copy.deepcopy(value)
 
 
-def _tensor_on_host(tensor: torch.Tensor, storages: dict[tuple[str, int], torch.Tensor]) -> torch.Tensor:
+def _tensor_on_host(
+    tensor: torch.Tensor, arena: Arena, storages: dict[tuple[str, int], torch.Tensor]
+) -> torch.Tensor:
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return tensor.detach().clone().cpu()
     storage = tensor.untyped_storage()
     key = (str(tensor.device), storage.data_ptr())
     if key not in storages:
         whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-        storages[key] = whole.to("cpu", copy=True)
+        storages[key] = arena.take(storage.nbytes())
+        if tensor.device.type == "cpu":
+            # One memcpy: torch would share even a small one out among its threads.
+            np.copyto(storages[key].numpy(), whole.numpy())
+        else:
+            storages[key].copy_(whole)
     found = torch.empty(0, dtype=tensor.dtype).set_(
         storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )

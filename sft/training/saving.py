@@ -22,7 +22,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft.checkpoint.capture import LEFT_OUT, captured
+from sft.checkpoint.capture import LEFT_OUT, Arena, captured
 from sft.checkpoint.keep import rotate
 from sft.checkpoint.manifest import Manifest
 from sft.checkpoint.write import GivenUpError, Pending, complete, refuse_part, write_part
@@ -78,6 +78,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self._rank, self._reporter, self._run = rank, reporter, rank.run
         self._manifest, self._limit, self._background = manifest, limit, background
         self._on_complete = on_complete
+        self._arena = Arena()
         self._save: _Save | None = None
         self.last_failed: str | None = None
         """Why the last save failed; None where it did not."""
@@ -95,6 +96,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Let transformers save (`save`), and take what it writes. A collective."""
         self.finish(trainer.args)
         self._rank.phase("save")
+        self._arena.reset()
         arguments, state = trainer.args, trainer.state
         current = _Save(state.global_step, [], _scratch(), time.monotonic())
         staging = self._staging(current)
@@ -105,7 +107,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         any_rank(False, arguments.device)
         own, arguments.output_dir = arguments.output_dir, str(current.scratch)
         try:
-            with captured(folder, current.files, self._fits(), partial(self._write_now, current)):
+            with captured(
+                folder, current.files, self._arena, self._fits(), partial(self._write_now, current)
+            ):
                 save()
         finally:
             arguments.output_dir = own
@@ -190,7 +194,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
     def _fits(self) -> Callable[[int], bool]:
         """Say how much of a save may be held in memory: each rank of this machine takes its share."""
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        left = available_memory_bytes() * MEMORY_SHARE / ranks_here if self._background else 0.0
+        left = available_memory_bytes() * MEMORY_SHARE / ranks_here + self._arena.bytes
+        left = left if self._background else 0.0
 
         def fits(size: int) -> bool:
             nonlocal left

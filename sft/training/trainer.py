@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft.utils import NoMatchingPeftModuleError
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from trl import SFTTrainer
 
 from sft.checkpoint.pickles import refuse_foreign_code
@@ -126,12 +126,14 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save through the saver. A private name upstream: transformers pushes, rotates and calls `on_save` in
-        the same breath, and has no hook that stands around the writing."""
-        save = partial(super()._save_checkpoint, model, trial)
+        the same breath, and has no hook that stands around the writing.
+
+        TRL's own step of it, a model card beside the checkpoints, is left out: the kit writes one at the end.
+        """
         if self.saver is None:
-            save()
+            super()._save_checkpoint(model, trial)
         else:
-            self.saver.save(self, save)
+            self.saver.save(self, partial(Trainer._save_checkpoint, self, model, trial))
 
 
 @contextmanager
