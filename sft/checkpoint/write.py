@@ -6,11 +6,9 @@ collectives go on: a rank's part is there when `.parts/rank-N.json` is.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +16,11 @@ from pathlib import Path
 
 from sft.checkpoint.find import publish
 from sft.checkpoint.manifest import NAME, FileRecord, Manifest, hash_file
+from sft.files import fsync_directory, write_whole
 from sft.rundir import RunDirectory
 
 PARTS = ".parts"
 POLL_SECONDS = 0.05
-UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 
 class GivenUpError(Exception):
@@ -54,7 +52,7 @@ def write_part(staging: Path, rank: int, files: Iterable[Pending], *, keep_going
         file.write(path)
         records[file.name] = settled(path)
     note = staging / PARTS / f"rank-{rank}.json"
-    write_whole(note, json.dumps({name: asdict(record) for name, record in records.items()}))
+    write_whole(note, json.dumps({name: asdict(record) for name, record in records.items()}), durable=True)
 
 
 def refuse_part(staging: Path, rank: int) -> None:
@@ -84,7 +82,7 @@ def complete(
     for rank in range(ranks):
         files |= _part(staging / PARTS / f"rank-{rank}.json", keep_going)
     shutil.rmtree(staging / PARTS)
-    write_whole(staging / NAME, replace(manifest, files=dict(sorted(files.items()))).to_json())
+    write_whole(staging / NAME, replace(manifest, files=dict(sorted(files.items()))).to_json(), durable=True)
     for directory in {path.parent for path in staging.rglob("*")} | {staging.parent}:
         fsync_directory(directory)
     path = publish(run, staging)
@@ -98,30 +96,3 @@ def _part(note: Path, keep_going: Callable[[], bool]) -> Mapping[str, FileRecord
             raise GivenUpError
         time.sleep(POLL_SECONDS)
     return {name: FileRecord(**record) for name, record in json.loads(note.read_text()).items()}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or none, and that it stays after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def fsync_directory(path: Path) -> None:
-    """Flush the names in a directory; a file system that knows no such thing is left alone."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sft import files
 from sft.errors import ExitCode, UserError
 from sft.hub.settings import Strategy
 from sft.rundir import RunDirectory
@@ -231,14 +232,8 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Write a file so that a reader finds the old one or the new one, even after a power cut."""
+    files.write_whole(path, text + "\n", durable=True)
 
 
 def is_news(run: RunDirectory, text: str) -> bool:

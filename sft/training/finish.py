@@ -12,6 +12,7 @@ import torch
 from sft.checkpoint.resume import Resume
 from sft.config.run import RunConfig
 from sft.errors import ExitCode
+from sft.files import write_whole
 from sft.hub.background import finish_delivery
 from sft.hub.card import CardFacts
 from sft.hub.card import write_card as write_card_file
@@ -20,7 +21,7 @@ from sft.hub.settings import HubSettings, endpoint_from_environment
 from sft.report.settings import VIEWS, split_report_to
 from sft.rundir import RunDirectory
 from sft.training.agreement import World
-from sft.training.rank import Rank, write_whole
+from sft.training.rank import Rank
 from sft.training.reporting import Reporter
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 from sft.errors import ExitCode, Problem, UserError
+from sft.files import write_whole
 from sft.parent import die_with_parent
 from sft.rundir import BEFORE_TRAINING, RunDirectory
 from sft.training.failure import explain
@@ -179,11 +179,3 @@ class Rank:
                 raise
             # A full disk is no hang: the time of the file tells the supervisor as much.
             os.utime(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

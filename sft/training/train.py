@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from sft.checkpoint.resume import found_by_rank
 from sft.config.loader import LoadedRun, load_run
 from sft.errors import UserError
+from sft.files import write_whole
 from sft.plan.packages import require_packages
 from sft.plan.plan import Plan, read_plan
-from sft.training.rank import Rank, write_whole
+from sft.training.rank import Rank
 
 if TYPE_CHECKING:
     pass
