@@ -19,6 +19,8 @@ from sft.checkpoint.manifest import Manifest, read_manifest, verify
 from sft.rundir import RunDirectory
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+LARGE_BYTES = 4 << 30
+"""From this size on, reading a checkpoint takes long enough to be said."""
 Say = Callable[[str], None]
 
 
@@ -70,6 +72,8 @@ def newest(run: RunDirectory, say: Say) -> Found | None:
             manifest = read_manifest(path)
             if manifest.step != step_of(path):
                 raise ValueError(f"it holds step {manifest.step}")
+            if found is None and manifest.bytes >= LARGE_BYTES:
+                say(f"reading {path.name} ({manifest.bytes / 2**30:,.1f} GiB) to verify it")
             verify(path, manifest, hashes=found is None)
         except ValueError as problem:
             place = set_aside(run, path)
