@@ -102,7 +102,7 @@ def send(live: Live, receiver: str, number: signal.Signals) -> None:
             os.kill(live.rank(int(receiver[-1])), number)
 
 
-@pytest.mark.parametrize(("phase", "receiver", "number"), pairs())
+@pytest.mark.parametrize(("phase", "receiver", "number"), list(pairs()))
 def test_a_signal_stops_a_run_in_any_phase(
     tmp_path: Path, settings: dict[str, Any], phase: str, receiver: str, number: signal.Signals
 ) -> None:
