@@ -31,6 +31,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(tensor.item())
 
 
+def first_said(text: str | None) -> str:
+    """Return what the first rank says that says anything. A collective of objects: not for every step."""
+    said: list[str | None] = [text]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        said = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(said, text)
+    return next((one for one in said if one), "no rank says why")
+
+
 def largest(value: float, device: torch.device) -> float:
     """Return the largest of the ranks' values. A collective: every rank must call it."""
     return largest_of([value], device)[0]

@@ -26,8 +26,9 @@ from sft.checkpoint.capture import LEFT_OUT, Arena, captured
 from sft.checkpoint.keep import rotate
 from sft.checkpoint.manifest import Manifest
 from sft.checkpoint.write import GivenUpError, Pending, complete, refuse_part, write_part
+from sft.errors import ExitCode, UserError
 from sft.machine import available_memory_bytes
-from sft.training.agreement import any_rank
+from sft.training.agreement import any_rank, first_said
 from sft.training.rank import Rank
 from sft.training.reporting import Reporter
 
@@ -81,7 +82,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self._arena = Arena()
         self._save: _Save | None = None
         self.last_failed: str | None = None
-        """Why the last save failed; None where it did not."""
+        """Why the last save failed; None where it did not, or is under way."""
         self.seconds_to_save: float | None = None
         """From the standstill to a complete checkpoint, the last time."""
 
@@ -96,6 +97,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Let transformers save (`save`), and take what it writes. A collective."""
         self.finish(trainer.args)
         self._rank.phase("save")
+        self.last_failed = None
         self._arena.reset()
         arguments, state = trainer.args, trainer.state
         current = _Save(state.global_step, [], _scratch(), time.monotonic())
@@ -142,7 +144,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         current.thread.join()
         failed = any_rank(current.failure is not None, device)
         self._save = None
-        self._tell(current, failed=failed)
+        self.last_failed = first_said(_reason(current.failure)) if failed else None
+        self._tell(current)
         self._rank.phase("train")
 
     # --- in the background
@@ -214,7 +217,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Tell of a checkpoint as soon as it is complete."""
         current = self._save
         if current is not None and current.path is not None and not self.busy:
-            self._tell(current, failed=False)
+            self._tell(current)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -239,20 +242,30 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         path = self._run.output_dir / f"checkpoint-{state.best_global_step}"
         return str(path) if path.is_dir() else None
 
-    def _tell(self, current: _Save, *, failed: bool) -> None:
+    def require_saved(self) -> None:
+        """Refuse to part as if nothing were lost where the last checkpoint could not be saved.
+
+        Raises:
+            UserError: it could not.
+        """
+        if self.last_failed is not None:
+            raise UserError(
+                f"the last checkpoint could not be saved: {self.last_failed}",
+                where=str(self._run.output_dir),
+                fix="make room or mend the disk; the run goes on from the checkpoint before it",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
+
+    def _tell(self, current: _Save) -> None:
         if current.step < 0:
             return
-        if failed:
-            why = "another rank could not write its part"
-            if current.failure is not None and not isinstance(current.failure, GivenUpError):
-                why = " ".join(str(current.failure).split()) or type(current.failure).__name__
-            self.last_failed = why
+        if self.last_failed is not None:
             self._reporter.note(
-                f"checkpoint-{current.step} could not be saved: {why}. What was written of it is removed; training"
-                " goes on, and the next save tries again"
+                f"checkpoint-{current.step} could not be saved: {self.last_failed}. What was written of it is removed;"
+                " training goes on, and the next save tries again"
             )
         elif self._rank.is_main and current.path is not None:
-            self.last_failed, self.seconds_to_save = None, current.seconds
+            self.seconds_to_save = current.seconds
             self._reporter.write(
                 "save",
                 step=current.step,
@@ -263,6 +276,13 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             for told in self._on_complete:
                 told(current.step, current.path)
         current.step = -1
+
+
+def _reason(failure: Exception | None) -> str | None:
+    """Say why a save failed on this rank; None where another one's failure ended it."""
+    if failure is None or isinstance(failure, GivenUpError):
+        return None
+    return " ".join(str(failure).split()) or type(failure).__name__
 
 
 def _scratch() -> Path:

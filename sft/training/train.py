@@ -93,6 +93,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     trainer.continue_from(resume)
     saver.finish(arguments)
     if stop.stopped:
+        saver.require_saved()
         finish.leave(trainer, reporter, rank, status="stopped", reason=stop.reason, resume=resume)
         return
 

@@ -11,6 +11,7 @@ import pytest
 from transformers import EarlyStoppingCallback
 
 from sft.checkpoint.find import complete
+from sft.errors import ExitCode, UserError
 from tests import tiny
 from tests.training.here import Trained, train_here
 
@@ -113,3 +114,56 @@ def test_a_save_is_told_when_it_is_complete(
     assert all(event["standstill_seconds"] > 0 and event["seconds"] > 0 for event in saves)
     assert not any(trained.run.staging.iterdir())
     assert not trained.trainer.saver.busy
+
+
+FULL = """
+import os
+from pathlib import Path
+from transformers import TrainerCallback
+import sft.training.saving as saving
+written = saving.write_part
+class Disk(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        # Step 4's checkpoint finds no room; that of step 6 does.
+        full = state.global_step + 1 in STEPS
+        saving.write_part = refuse if full else written
+def refuse(*arguments, **keywords):
+    raise OSError(28, os.strerror(28), "optimizer.pt")
+"""
+
+
+def test_a_save_that_fails_is_told_and_the_next_one_tried(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "disk.py").write_text(FULL.replace("STEPS", "(4,)"))
+    run = {**settings, "max_steps": 8, "callbacks": [f"{tmp_path}/disk.py:Disk"], "save_total_limit": None}
+    trained = train_here(tmp_path / "run", run)
+    assert [found.manifest.step for found in complete(trained.run)] == [2, 6, 8]
+    assert [event["step"] for event in trained.of_kind("save")] == [2, 6, 8]
+    assert [event["text"] for event in trained.of_kind("note") if "could not" in event["text"]] == [
+        "checkpoint-4 could not be saved: [Errno 28] No space left on device: 'optimizer.pt'. What was written of it is"
+        " removed; training goes on, and the next save tries again"
+    ]
+    assert not any(trained.run.staging.iterdir())
+
+
+def test_a_stop_whose_checkpoint_cannot_be_saved_does_not_part_as_if_it_were(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "disk.py").write_text(FULL.replace("STEPS", "(7,)"))
+    stop = tmp_path / "run" / "out" / "_sft" / "stop"
+    (tmp_path / "stop.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom transformers import TrainerCallback\n"
+        "class Stop(TrainerCallback):\n"
+        "    def on_step_begin(self, args, state, control, **_):\n"
+        f"        if state.global_step == 6:\n            Path({str(stop)!r}).touch()\n"
+        "            time.sleep(1.2)  # the file is looked for once a second\n"
+    )
+    callbacks = [f"{tmp_path}/disk.py:Disk", f"{tmp_path}/stop.py:Stop"]
+    with pytest.raises(UserError) as caught:
+        train_here(tmp_path / "run", {**settings, "callbacks": callbacks, "eval_strategy": "no", **NO_BEST})
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    assert caught.value.problems[0].what == (
+        "the last checkpoint could not be saved: [Errno 28] No space left on device: 'optimizer.pt'"
+    )
+
+
+NO_BEST = {"load_best_model_at_end": False, "metric_for_best_model": None, "early_stopping_patience": None}
