@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from sft.events import Event, read_events
+from sft.parent import bind_to
 from sft.rundir import RunDirectory
 from tests.training.launching import SFT
 
@@ -55,6 +56,7 @@ class Live:
         for path in self.run.ranks.glob("rank-*.json"):
             path.unlink()
         self.began = time.monotonic()
+        parent = os.getpid()
         with self._said.open("w") as stderr:
             self.process = subprocess.Popen(
                 [*SFT, "launch", str(self.file), *words],
@@ -62,6 +64,7 @@ class Live:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
+                preexec_fn=lambda: bind_to(parent),
             )
 
     # --- where it is
