@@ -2,8 +2,9 @@
  *
  * A call is of one of two groups: what a checkpoint is made of, and what is told beside it (events, the state of a
  * rank, logs). At the k-th call of the armed group the process kills itself: a write is done half, everything else
- * not at all. Or the call fails with an error number, and so does every later one, in every process that was forked
- * from the same one, except calls that remove something; an I/O error stays within its group.
+ * not at all. Or the call fails with an error number, and so does every later one, except calls that remove something:
+ * an I/O error in what this process writes of a checkpoint, any other in all that every process forked from the same
+ * one writes. Making a directory can fail but is not counted: which of two ranks does it is chance.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -23,7 +24,7 @@
 #include <unistd.h>
 
 enum group { SAVE, TOLD, GROUPS };
-enum kind { WRITES, MAKES, CREATES, REMOVES };
+enum kind { WRITES, MAKES, CREATES, DIRECTORIES, REMOVES };
 
 static char root[PATH_MAX];
 static size_t root_length;
@@ -33,6 +34,7 @@ static long armed_at;
 static int armed_group, armed_error; /* error 0: kill */
 static int trace = -1;
 static atomic_int *disk_fails; /* shared by all that are forked from here */
+static atomic_int file_fails;  /* of this process: an I/O error */
 
 #define REAL(name) ((typeof(&name))dlsym(RTLD_NEXT, #name))
 #define KEEP(name) static typeof(&name) real; if (!real) real = REAL(name)
@@ -50,12 +52,17 @@ void fault_watch(const char *directory, const char *into) {
 }
 
 void fault_arm(int group, long k, int error) {
-    armed_group = group, armed_at = k, armed_error = error;
+    armed_group = group;
+    armed_at = k;
+    armed_error = error;
 }
 
 /* Let all succeed again, in every process, and count no more in this one. */
 void fault_disarm(void) {
-    watching = 0, armed_at = 0, *disk_fails = 0;
+    watching = 0;
+    armed_at = 0;
+    *disk_fails = 0;
+    file_fails = 0;
 }
 
 static int is_below(const char *path) {
@@ -82,10 +89,15 @@ static void whole_path(int directory, const char *path, char *found) {
     snprintf(found, PATH_MAX, "%s/%.2000s", place, path);
 }
 
+static int failing(enum group group) {
+    return *disk_fails ? *disk_fails : group == SAVE ? file_fails : 0;
+}
+
 /* Return what to do with a call: 0 do it, -1 do half and die, else the error to fail with. */
 static int judge(const char *name, enum kind kind, const char *path, size_t size) {
     if (!is_below(path)) return 0;
     enum group group = group_of(path);
+    if (kind == DIRECTORIES) return failing(group);
     long now = ++counted[group];
     char line[PATH_MAX + 128];
     int hit = now == armed_at && (int)group == armed_group;
@@ -97,9 +109,9 @@ static int judge(const char *name, enum kind kind, const char *path, size_t size
         kill(getpid(), SIGKILL);
         for (;;) pause();
     }
-    if (hit) *disk_fails = armed_error;
-    if (kind == REMOVES || (*disk_fails == EIO && group != SAVE)) return 0;
-    return *disk_fails;
+    if (hit && armed_error == EIO) file_fails = EIO;
+    else if (hit) *disk_fails = armed_error;
+    return kind == REMOVES ? 0 : failing(group);
 }
 
 static int judge_at(const char *name, enum kind kind, int directory, const char *path) {
@@ -107,7 +119,7 @@ static int judge_at(const char *name, enum kind kind, int directory, const char 
     if (watching) {
         char whole[PATH_MAX];
         whole_path(directory, path, whole);
-        if (kind != CREATES || faccessat(AT_FDCWD, whole, F_OK, 0) != 0) found = judge(name, kind, whole, 0);
+        if ((kind != CREATES && kind != DIRECTORIES) || faccessat(AT_FDCWD, whole, F_OK, 0) != 0) found = judge(name, kind, whole, 0);
     }
     errno = found ? found : before;
     return found;
@@ -176,13 +188,13 @@ AT_PATH(renameat, MAKES, (int d, const char *a, int e, const char *b), (d, a, e,
 AT_PATH(renameat2, MAKES, (int d, const char *a, int e, const char *b, unsigned f), (d, a, e, b, f), e, b)
 AT_PATH(link, MAKES, (const char *a, const char *b), (a, b), AT_FDCWD, b)
 AT_PATH(linkat, MAKES, (int d, const char *a, int e, const char *b, int f), (d, a, e, b, f), e, b)
-AT_PATH(mkdir, CREATES, (const char *a, mode_t m), (a, m), AT_FDCWD, a)
-AT_PATH(mkdirat, CREATES, (int d, const char *a, mode_t m), (d, a, m), d, a)
+AT_PATH(mkdir, DIRECTORIES, (const char *a, mode_t m), (a, m), AT_FDCWD, a)
+AT_PATH(mkdirat, DIRECTORIES, (int d, const char *a, mode_t m), (d, a, m), d, a)
 AT_PATH(unlink, REMOVES, (const char *a), (a), AT_FDCWD, a)
 AT_PATH(unlinkat, REMOVES, (int d, const char *a, int f), (d, a, f), d, a)
 AT_PATH(rmdir, REMOVES, (const char *a), (a), AT_FDCWD, a)
 
-/* Opening counts where it makes the file; so does making a directory. */
+/* Opening counts where it makes the file. */
 #define OPEN(name, parameters, first, directory)                            \
     int name parameters {                                                   \
         KEEP(name);                                                         \

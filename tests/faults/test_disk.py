@@ -94,6 +94,7 @@ def test_a_disk_that_is_full_for_one_save(
     assert (found.manifest.step, said) == (6, [])
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_is_deleted_during_a_save_ends_well_in_a_new_one(
     tmp_path: Path, tiny_model: Path, tiny_chats: Path
 ) -> None:

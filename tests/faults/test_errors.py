@@ -69,9 +69,8 @@ def test_the_first_call_of_each_kind(arenas: Arenas) -> None:
     first: dict[str, Call] = {}
     for _, call, _ in faults(arena):
         first.setdefault(f"{call.group} {call.kind}", call)
-    assert len(first) > 6
-    for call in first.values():
-        refuse(arena, 0, call.group, call.number, errno.ENOSPC)
+    for kind in ("save write", "save fsync", "save rename", "told write"):
+        refuse(arena, 0, first[kind].group, first[kind].number, errno.ENOSPC)
 
 
 @pytest.mark.slow
