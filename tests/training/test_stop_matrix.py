@@ -117,7 +117,9 @@ def test_a_signal_stops_a_run_in_any_phase(
         if phase == "merge" and receiver == "merge" and number != signal.SIGTERM:
             assert code == 0, "it leaves those to the launcher"
             return
-        if phase == "export" and receiver not in ("launcher", "everyone"):
+        # What torchrun is sent is seen once a second, and it may have ended by then.
+        unheard = "rank" in receiver or (receiver == "torchrun" and code == 0)
+        if phase == "export" and unheard:
             assert code == 0, "nothing was left to stop, and the launcher did not hear of it"
             assert (live.run.merged / "model.safetensors").exists()
             return
