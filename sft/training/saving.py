@@ -143,6 +143,9 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             current.given_up.set()
         current.thread.join()
         failed = any_rank(current.failure is not None, device)
+        if failed and self._rank.is_main:
+            # Rank 0 has removed it once already, but another may have written on until it heard of it.
+            shutil.rmtree(self._staging(current), ignore_errors=True)
         self._save = None
         self.last_failed = first_said(_reason(current.failure)) if failed else None
         self._tell(current)
