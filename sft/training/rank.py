@@ -83,15 +83,16 @@ class Rank:
         if self.stop_signal and self._state["phase"] in BEFORE_TRAINING and not isinstance(error, UserError):
             what = f"stopped by {self.stop_signal.name} before the training began: nothing is lost"
             code, problem = ExitCode.STOPPED, Problem(what)
-        self._write(
-            status="failed",
-            exit_code=int(code),
-            time=time.time(),
-            what=problem.what,
-            where=self._place(problem.where),
-            fix=problem.fix,
-        )
-        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        with contextlib.suppress(OSError):  # a disk that takes nothing: the code alone has to tell
+            self._write(
+                status="failed",
+                exit_code=int(code),
+                time=time.time(),
+                what=problem.what,
+                where=self._place(problem.where),
+                fix=problem.fix,
+            )
+        with contextlib.suppress(OSError):  # the log may lie there too
             if isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
                 if error.__cause__ is not None and self.supervised:
