@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -53,10 +53,17 @@ def render(found: Record) -> str:
     lines = [["", *STRATEGIES], ["---"] * (len(STRATEGIES) + 1)]
     lines += [
         [fault, *(_cell(found[fault].get(strategy, {})) for strategy in STRATEGIES)]
-        for fault in sorted(found)
+        for fault in _ordered(found)
     ]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{kills(found)} kills, each call of the save once:\n\n{rows}"
+    return (
+        f"{kills(found)} kills, each call of the save once; `from` is where the next start went on:\n\n{rows}"
+    )
+
+
+def _ordered(faults: Iterable[str]) -> list[str]:
+    """Kills first."""
+    return sorted(faults, key=lambda fault: (not fault.startswith("SIGKILL"), fault))
 
 
 def _cell(outcomes: Outcomes) -> str:

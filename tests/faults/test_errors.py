@@ -36,7 +36,7 @@ def refuse(arena: Arena, rank: int, group: str, number: int, error: int) -> tupl
         assert saved == [LAST], place
         (note,) = notes
         assert note.startswith(TOLD), place
-        outcome = "not saved, told, the next one was"
+        outcome = "not saved"
     names = sorted(path.name for path in arena.run.output_dir.glob("checkpoint-*"))
     # What could not be removed for the same reason is removed at the next chance.
     assert names == [f"checkpoint-{LAST}"], place
