@@ -165,9 +165,9 @@ def encode_blocks(
             first, future = waiting.popleft()
             yield first, future.result()
     except KeyboardInterrupt:
-        # They would finish their blocks first.
+        # They would finish their blocks first. Not SIGTERM: one that begins may hold back another's already.
         for process in active_children():
-            process.terminate()
+            process.kill()
         raise
     except BrokenProcessPool as error:
         raise UserError(
