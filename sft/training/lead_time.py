@@ -23,16 +23,15 @@ def guessed_save_seconds(trainable_parameters: int) -> float:
     return GUESSED_SECONDS + trainable_parameters * GUESSED_BYTES_PER_PARAMETER / GUESSED_BYTES_PER_SECOND
 
 
-def lead_seconds(*, step: float, save: float, saves: int, leave: float) -> float:
+def lead_seconds(*, step: float, saves: float, leave: float) -> float:
     """Return how long before the deadline a run that takes another step must stop at the latest.
 
     Args:
         step: the longest that a step takes, in seconds.
-        save: the longest that a save takes.
-        saves: how many are to come, with the last one.
+        saves: what the saves to come take together.
         leave: the time for everything after that.
     """
-    return MARGIN * (step + saves * save) + leave
+    return MARGIN * (step + saves) + leave
 
 
 class StepTimes:
@@ -79,11 +78,13 @@ class SaveTimes:
         """Note that a save has begun, whose writing may go on in the background."""
         self._last = self._clock()
 
-    @property
-    def seconds(self) -> float:
-        """How long one more save takes, with the wait for the one that may still be written."""
+    def seconds(self, count: int = 1) -> float:
+        """How long so many more saves take, with the wait for the one that may still be written.
+
+        Before any was seen one counts at most: it will say how long the next takes.
+        """
         measured = self._measured()
         one = self._guess if measured is None else measured
-        if self._last is None:
-            return one
-        return one + max(0.0, self._last + one - self._clock())
+        to_come = count if measured is not None else min(count, 1)
+        left = 0.0 if self._last is None else max(0.0, self._last + one - self._clock())
+        return to_come * one + left

@@ -83,13 +83,13 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
             saves: how many saves come before they have left.
             deadline: whether to mind it.
         """
-        heard, longest, batch, save, less = largest_of(
+        heard, longest, batch, saving, less = largest_of(
             [
                 self._heard(),
                 self._steps.longest if step else 0.0,
                 self._batch_seconds(),
                 # Rank 0 alone knows when a checkpoint is complete.
-                self._saves.seconds if self._rank.is_main else 0.0,
+                self._saves.seconds(saves) if self._rank.is_main else 0.0,
                 -self._seconds_left(),
             ],
             device,
@@ -97,7 +97,7 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
         self._longest_batch = batch
         leave = self._config.launch.leave_seconds
         ahead = longest if step else max(batch, EVALUATION_SECONDS)
-        needed = lead_seconds(step=ahead, save=save, saves=saves, leave=leave)
+        needed = lead_seconds(step=ahead, saves=saving, leave=leave)
         if heard == NOTHING and deadline and -less < needed:
             heard = DEADLINE
         if heard != NOTHING:

@@ -73,10 +73,11 @@ def test_what_an_evaluation_takes_is_no_part_of_a_step() -> None:
 def test_a_save_waits_for_what_is_left_of_the_one_before(save: float, since: float) -> None:
     clock = FakeClock()
     saves = SaveTimes(lambda: save, 30.0, clock)
-    assert saves.seconds == save
+    assert saves.seconds() == save
+    assert saves.seconds(2) == 2 * save
     saves.begin()
     clock.take(since)
-    assert saves.seconds == pytest.approx(save + max(0.0, save - since))
+    assert saves.seconds() == pytest.approx(save + max(0.0, save - since))
 
 
 @given(
@@ -95,7 +96,7 @@ def test_a_run_that_stops_in_time_has_left_before_its_deadline(
     clock.take(step)
     steps.end()
     for speed in speeds:
-        needed = lead_seconds(step=steps.longest, save=saves.seconds, saves=1, leave=leave)
+        needed = lead_seconds(step=steps.longest, saves=saves.seconds(), leave=leave)
         if deadline - clock() < needed:
             break
         clock.take(step * speed)
@@ -229,6 +230,12 @@ def test_only_rank_0_says_how_long_a_save_takes(tmp_path: Path) -> None:
     assert not stage.step().should_training_stop
     stage.rank.index = 0
     assert stage.step().should_training_stop
+
+
+def test_a_save_that_is_only_guessed_counts_once(tmp_path: Path) -> None:
+    """1.5 x (1 + 30) + 10 s are needed; the save that is due will say how long the next takes."""
+    assert not Stage(tmp_path / "a", seconds_left=58.0, save=None).step(due=True).should_training_stop
+    assert Stage(tmp_path / "b", seconds_left=57.0, save=None).step(due=True).should_training_stop
 
 
 def test_a_slow_step_is_remembered(tmp_path: Path) -> None:
