@@ -81,10 +81,10 @@ class SaveTimes:
     def seconds(self, count: int = 1) -> float:
         """How long so many more saves take, with the wait for the one that may still be written.
 
-        Before any was seen one counts at most: it will say how long the next takes.
+        Until one was seen, the guess counts once: that one will say how long the next takes.
         """
-        measured = self._measured()
-        one = self._guess if measured is None else measured
-        to_come = count if measured is not None else min(count, 1)
+        one = self._measured()
+        if one is None:
+            return self._guess if count else 0.0
         left = 0.0 if self._last is None else max(0.0, self._last + one - self._clock())
-        return to_come * one + left
+        return count * one + left
