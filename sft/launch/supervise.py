@@ -95,7 +95,8 @@ def supervise(
         # the supervisor does, who says why.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(stop_grace_seconds) + 30),
         **environment,
-        **(deadline.environment if deadline else {}),
+        # To have left when the others are ended.
+        **(Deadline(deadline.due - ENDING_SECONDS, deadline.source).environment if deadline else {}),
         "SFT_SUPERVISED": "1",
         "SFT_RUN_DIR": str(run.output_dir.absolute()),
         SUPERVISOR_VARIABLE: supervisor_tag(),
