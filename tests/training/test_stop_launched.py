@@ -90,12 +90,14 @@ def test_a_run_leaves_before_the_end_of_its_job(start: Start) -> None:
     spare = ends - time.time()
     print(f"left {spare:.1f} s before the end, {step} steps")
     assert 5.0 < spare < 20.0
-    clock = time.strftime("%H:%M:%S", time.localtime(ends - 5))
+    # The supervisor ends them 5 s before; a fraction of a second is cut off.
+    clocks = [time.strftime("%H:%M:%S", time.localtime(ends - early)) for early in (5, 6)]
     (promise,) = [note for note in live.notes() if "a kill" in note]
-    assert promise == (
+    assert promise in [
         f"stops by itself before {clock} (the end of Slurm job 7); a kill at any moment loses at most 20 steps"
         " (save_steps), or up to 40 while a checkpoint is still being written"
-    )
+        for clock in clocks
+    ]
     assert promise in live.said()
 
 
