@@ -28,6 +28,7 @@ HANDLED = {
     "deepspeed": "a run file's deepspeed is launch.accelerate_config",
     "fsdp": "a run file's fsdp is launch.strategy",
     "local_rank": "the launcher's",
+    "save_total_limit": "the kit's saver deletes, once the new checkpoint is complete",
 }
 """Fields that the kit takes care of itself, and why."""
 
@@ -94,7 +95,6 @@ PROBES: dict[str, Any] = {
     "save_strategy": "epoch",
     "save_steps": 11.0,
     "save_on_each_node": True,
-    "save_total_limit": 2,
     "enable_jit_checkpoint": True,
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_loss",
@@ -222,7 +222,12 @@ def test_what_is_left_out_keeps_trls_default(tmp_path: Path) -> None:
         for field in dataclasses.fields(trl.SFTConfig)
         if str(getattr(found, field.name)) != str(getattr(stock, field.name))
     }
-    assert differing == {"gradient_accumulation_steps", "model_init_kwargs", "disable_tqdm"}
+    assert differing == {
+        "gradient_accumulation_steps",
+        "model_init_kwargs",
+        "disable_tqdm",
+        "restore_callback_states_from_checkpoint",
+    }
 
 
 def test_fields_that_the_kit_handles(tmp_path: Path) -> None:
@@ -233,6 +238,7 @@ def test_fields_that_the_kit_handles(tmp_path: Path) -> None:
             "hub_model_id": "me/model",
             "report_to": ["tensorboard"],
             "disable_tqdm": False,
+            "save_total_limit": 2,
             "resume_from_checkpoint": True,
             "dtype": "bfloat16",
             "attn_implementation": "eager",
@@ -243,6 +249,8 @@ def test_fields_that_the_kit_handles(tmp_path: Path) -> None:
     assert (found.push_to_hub, found.hub_model_id) == (False, None)
     assert found.report_to == []
     assert found.disable_tqdm is True
+    assert found.save_total_limit is None
+    assert found.restore_callback_states_from_checkpoint is True
     assert found.resume_from_checkpoint is None
     assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (2, 3)
     assert found.output_dir == str(tmp_path / "out")
