@@ -13,7 +13,7 @@ import pytest
 from tests.checkpoint import exact
 from tests.checkpoint.exact import METHODS, SAVED, STEPS, STRATEGIES
 
-FAST = {("full", "zero3"), ("lora", "ddp")}
+FAST = {("full", "zero3")}
 """The others run in the exhaustive tier."""
 CASES = [
     pytest.param(method, strategy, marks=() if (method, strategy) in FAST else pytest.mark.slow)

@@ -13,9 +13,8 @@ from tests.training.launching import launch, succeeded
 
 TOLERANCE = 5e-6
 """In nats: the sums are taken in another order. A step count that advances twice a step shows with 4e-5 at once."""
-FAST = {("full", "zero3", 2, 1)}
 CASES = [
-    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+    pytest.param(*case, marks=pytest.mark.slow)
     for case in [
         ("full", "zero3", 2, 1),
         ("full", "zero3", 1, 2),

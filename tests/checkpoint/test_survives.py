@@ -132,6 +132,15 @@ def refuse(*arguments, **keywords):
 """
 
 
+@pytest.fixture
+def whole_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what the callbacks above replace."""
+    import sft.training.saving
+
+    monkeypatch.setattr(sft.training.saving, "write_part", sft.training.saving.write_part)
+
+
+@pytest.mark.usefixtures("whole_disk")
 def test_a_save_that_fails_is_told_and_the_next_one_tried(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "disk.py").write_text(FULL.replace("STEPS", "(4,)"))
     run = {**settings, "max_steps": 8, "callbacks": [f"{tmp_path}/disk.py:Disk"], "save_total_limit": None}
@@ -145,6 +154,7 @@ def test_a_save_that_fails_is_told_and_the_next_one_tried(settings: dict[str, An
     assert not any(trained.run.staging.iterdir())
 
 
+@pytest.mark.usefixtures("whole_disk")
 def test_a_stop_whose_checkpoint_cannot_be_saved_does_not_part_as_if_it_were(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def left_of(launched: Launched) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_in_a_step_is_found_and_the_run_starts_again_from_its_checkpoint(
     tmp_path: Path, tiny_model: Path, tiny_chats: Path
 ) -> None:
