@@ -23,6 +23,7 @@ from sft.data.prepare import prepare as prepare_data
 from sft.deadline import Deadline
 from sft.errors import ExitCode, UserError
 from sft.events import EventLog
+from sft.files import write_whole
 from sft.launch import stages
 from sft.launch.accelerate_file import launch_files
 from sft.launch.command import launch_command, process_environment, shell_command
@@ -81,11 +82,8 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
     if files.deepspeed_json is not None:
         texts[run.deepspeed_json] = files.deepspeed_json
     try:
-        run.kit.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            aside = path.with_name(f".{path.name}.new")
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(path)
+            write_whole(path, text)
         run.script.chmod(0o755)
     except OSError as error:
         raise UserError(

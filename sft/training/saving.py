@@ -7,10 +7,8 @@ name (`sft.checkpoint.write`). At the next save, or at the end, the ranks agree 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft.checkpoint.capture import LEFT_OUT, Arena, captured
+from sft.checkpoint.capture import Arena, captured
 from sft.checkpoint.keep import rotate
 from sft.checkpoint.manifest import Manifest
 from sft.checkpoint.write import GivenUpError, Pending, complete, refuse_part, write_part
@@ -31,17 +29,16 @@ from sft.machine import available_memory_bytes
 from sft.training.agreement import any_rank, first_said
 from sft.training.rank import Rank
 from sft.training.reporting import Reporter
+from sft.training.scratch import make_scratch, small_files, without_places
 
 MEMORY_SHARE = 0.8
 """Of what the machine has left, how much a save may take."""
-SCRATCH = "sft-save-"
-STALE_SECONDS = 3600
 WriteManifest = Callable[[TrainerState], Manifest]
 
 
 @dataclass
 class _Save:
-    """One checkpoint on its way to the disk. The thread sets the last five."""
+    """One checkpoint on its way to the disk. The thread sets the last six."""
 
     step: int
     files: list[Pending]
@@ -53,6 +50,7 @@ class _Save:
     part_is_over: threading.Event = field(default_factory=threading.Event)
     failure: Exception | None = None
     path: Path | None = None
+    not_rotated: str | None = None
     seconds: float = 0.0
 
 
@@ -100,7 +98,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self.last_failed = None
         self._arena.reset()
         arguments, state = trainer.args, trainer.state
-        current = _Save(state.global_step, [], _scratch(), time.monotonic())
+        current = _Save(state.global_step, [], make_scratch(), time.monotonic())
         staging = self._staging(current)
         folder = current.scratch / staging.name
         if self._rank.is_main:
@@ -117,8 +115,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             arguments.output_dir = own
         state.best_model_checkpoint = self._path_of_best(state)
         if self._rank.is_main:
-            _without_places(folder / "trainer_state.json")
-        current.files += _small_files(folder)
+            without_places(folder / "trainer_state.json")
+        current.files += small_files(folder)
         manifest = self._manifest(state) if self._rank.is_main else None
         current.thread = threading.Thread(
             target=self._write, args=(current, manifest), name=f"save-{current.step}", daemon=True
@@ -161,9 +159,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 write_part(staging, self._rank.index, current.files, keep_going=keep_going)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
             current.failure = error
-            with suppress(
-                OSError
-            ):  # where not even this can be written, the others hear of it at the next save
+            # Where not even this can be written, the others hear of it at the next save.
+            with suppress(OSError):
                 refuse_part(staging, self._rank.index)
         finally:
             current.part_is_over.set()
@@ -176,10 +173,13 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 )
                 current.seconds = time.monotonic() - current.began
                 current.path = path
-                rotate(self._run, self._limit, manifest.best_step)
         except Exception as error:
-            if current.path is None:
-                current.failure = error
+            current.failure = error
+        if current.path is not None and manifest is not None:
+            try:
+                rotate(self._run, self._limit, manifest.best_step)
+            except OSError as error:
+                current.not_rotated = " ".join(str(error).split())
         if current.failure is not None and self._rank.is_main:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -276,6 +276,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 seconds=round(current.seconds, 3),
                 standstill_seconds=round(current.standstill_seconds, 3),
             )
+            if current.not_rotated is not None:
+                self._reporter.note(f"save_total_limit could not delete a checkpoint: {current.not_rotated}")
             for told in self._on_complete:
                 told(current.step, current.path)
         current.step = -1
@@ -286,35 +288,3 @@ def _reason(failure: Exception | None) -> str | None:
     if failure is None or isinstance(failure, GivenUpError):
         return None
     return " ".join(str(failure).split()) or type(failure).__name__
-
-
-def _scratch() -> Path:
-    """Make a directory for the small files of one save, in memory where there is such a place.
-
-    What processes that were killed have left there is removed.
-    """
-    shared = Path("/dev/shm")
-    place = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    for left in place.glob(f"{SCRATCH}{os.getuid()}-*"):
-        with suppress(OSError):
-            # Its process may live in another container, where this one does not see it.
-            is_old = time.time() - left.stat().st_mtime > STALE_SECONDS
-            if is_old and not Path("/proc", left.name.split("-")[3]).exists():
-                shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getuid()}-{os.getpid()}-", dir=place))
-
-
-def _small_files(folder: Path) -> list[Pending]:
-    """List what the libraries wrote themselves: configurations, the tokenizer, the trainer's state."""
-    return [
-        Pending(path.relative_to(folder).as_posix(), path.stat().st_size, partial(shutil.copyfile, path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in LEFT_OUT
-    ]
-
-
-def _without_places(path: Path) -> None:
-    """Take the place of the best checkpoint out of the trainer's state: its step is enough, and stays true."""
-    state = json.loads(path.read_text(encoding="utf-8"))
-    state["best_model_checkpoint"] = None
-    path.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -96,7 +96,7 @@ def test_a_checkpoint_holds_no_place_and_no_pickle_of_arguments(
     for found in complete(trained.run):
         assert not (found.path / "training_args.bin").exists()
         state = json.loads((found.path / "trainer_state.json").read_text())
-        assert state["best_global_step"] == 2
+        assert (state["best_global_step"], state["best_model_checkpoint"]) == (2, None)
         assert str(tmp_path) not in (found.path / "trainer_state.json").read_text()
         assert found.manifest.best_step == 2
         assert {path.name for path in found.path.iterdir()} == {*found.manifest.files, "manifest.json"}
@@ -177,3 +177,17 @@ def test_a_stop_whose_checkpoint_cannot_be_saved_does_not_part_as_if_it_were(
 
 
 NO_BEST = {"load_best_model_at_end": False, "metric_for_best_model": None, "early_stopping_patience": None}
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_told_and_loses_no_save(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> list[int]:
+        raise OSError(30, "Read-only file system", "checkpoint-2")
+
+    monkeypatch.setattr("sft.training.saving.rotate", refuse)
+    trained = train_here(tmp_path / "run", {**settings, "max_steps": 4})
+    assert [found.manifest.step for found in complete(trained.run)] == [2, 4]
+    notes = [event["text"] for event in trained.of_kind("note") if "save_total_limit" in event["text"]]
+    told = "save_total_limit could not delete a checkpoint: [Errno 30] Read-only file system: 'checkpoint-2'"
+    assert notes == [told, told]
