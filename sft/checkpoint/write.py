@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -86,7 +87,10 @@ def complete(
     for directory in {path.parent for path in staging.rglob("*")} | {staging.parent}:
         fsync_directory(directory)
     path = publish(run, staging)
-    fsync_directory(path.parent)
+    with suppress(
+        OSError
+    ):  # the checkpoint is whole and has its name; only a power cut could still take the name
+        fsync_directory(path.parent)
     return path
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from tokenizers import Encoding, Tokenizer
@@ -18,8 +19,10 @@ from sft.data.loss import EncodeSettings, choose
 from sft.data.masks import mask_by_offsets, mask_of, without_marks
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text, Tokens
 from sft.data.spans import Masker
+from sft.data.spelled import Spelled
 from sft.data.template import ChatTemplate, Span
 from sft.data.tokenizer import TokenizerFiles
+from sft.data.words import Words, cuts_at_spaces
 
 Answer = Literal["whole", "cut", "lost"]
 
@@ -69,6 +72,9 @@ class Encoder:
 
     def __init__(self, files: TokenizerFiles, settings: EncodeSettings) -> None:
         self.tokenizer: Tokenizer = files.build()
+        self._spelled = Spelled.by(self.tokenizer)
+        self._words = Words(self.tokenizer) if cuts_at_spaces(self.tokenizer) else None
+        self._adds_tokens = self.tokenizer.num_special_tokens_to_add(is_pair=False) > 0
         self.files, self.settings = files, settings
         self._maskers: dict[str, Masker] = {}
         self._special: dict[str, special_text.SpecialText] = {}
@@ -84,18 +90,42 @@ class Encoder:
                 )
             except BadRow as bad:
                 drafts.append(bad)
-        encodings: dict[int, Encoding] = {}
-        for special in (False, True):
-            chosen = [
-                (index, draft.text)
+        tokens: dict[int, array[int] | Encoding] = {}
+        for special, spelled in product((False, True), repeat=2):
+            chosen = {
+                index: draft
                 for index, draft in enumerate(drafts)
                 if isinstance(draft, _Drafted)
                 and draft.special is None
                 and draft.with_special_tokens is special
-            ]
-            found = self.tokenizer.encode_batch([text for _, text in chosen], add_special_tokens=special)
-            encodings.update(zip((index for index, _ in chosen), found, strict=True))
-        return [self._finish(draft, encodings.get(index)) for index, draft in enumerate(drafts)]
+                and self._is_spelled(draft) is spelled
+            }
+            tokens.update(self._tokenize(chosen, special=special, spelled=spelled))
+        return [self._finish(draft, tokens.get(index)) for index, draft in enumerate(drafts)]
+
+    def _tokenize(
+        self, drafts: dict[int, _Drafted], *, special: bool, spelled: bool
+    ) -> Iterator[tuple[int, array[int] | Encoding]]:
+        """Yield the tokens of each row, with their offsets unless those are spelled."""
+        if not spelled:
+            texts = [draft.text for draft in drafts.values()]
+            yield from zip(
+                drafts, self.tokenizer.encode_batch(texts, add_special_tokens=special), strict=True
+            )
+            return
+        left = dict(drafts)
+        if self._words is not None and not (special and self._adds_tokens):
+            for index, ids in zip(
+                drafts, self._words.encode([draft.text for draft in drafts.values()]), strict=True
+            ):
+                if ids is not None:
+                    del left[index]
+                    yield index, ids
+        texts = [draft.text for draft in left.values()]
+        for index, encoding in zip(
+            left, self.tokenizer.encode_batch_fast(texts, add_special_tokens=special), strict=True
+        ):
+            yield index, array("i", encoding.ids)
 
     # --- text
 
@@ -150,7 +180,9 @@ class Encoder:
 
     # --- tokens
 
-    def _finish(self, draft: _Drafted | Encoded | BadRow, encoding: Encoding | None) -> Encoded | BadRow:
+    def _finish(
+        self, draft: _Drafted | Encoded | BadRow, tokens: array[int] | Encoding | None
+    ) -> Encoded | BadRow:
         if not isinstance(draft, _Drafted):
             return draft
         if draft.special is not None:
@@ -159,11 +191,27 @@ class Encoder:
             except BadRow as bad:
                 return bad
             mask = mask_by_offsets(offsets, without_marks(draft.text, draft.spans))
-        else:
-            assert encoding is not None
-            ids = encoding.ids
-            mask = mask_of(encoding, len(ids), draft.spans, len(draft.text))
-        return self._truncated(array("i", ids), mask, draft)
+            return self._truncated(array("i", ids), mask, draft)
+        assert tokens is not None
+        return self._truncated(*self._masked(draft, tokens), draft)
+
+    def _is_spelled(self, draft: _Drafted) -> bool:
+        """Whether a row's mask can do without the tokenizer's offsets."""
+        if draft.spans is None:
+            return True
+        return self._spelled is not None and not (draft.with_special_tokens and self._adds_tokens)
+
+    def _masked(self, draft: _Drafted, tokens: array[int] | Encoding) -> tuple[array[int], bytearray]:
+        ids = array("i", tokens.ids) if isinstance(tokens, Encoding) else tokens
+        if draft.spans is None:
+            return ids, bytearray(b"\x01") * len(ids)
+        if not isinstance(tokens, Encoding):
+            assert self._spelled is not None
+            mask = self._spelled.mask(ids, draft.text, draft.spans)
+            if mask is not None:
+                return ids, mask
+            tokens = self.tokenizer.encode(draft.text, add_special_tokens=draft.with_special_tokens)
+        return ids, mask_of(tokens, len(ids), draft.spans, len(draft.text))
 
     def _finish_tokens(self, sample: Tokens) -> Encoded | BadRow:
         size = self.tokenizer.get_vocab_size(with_added_tokens=True)

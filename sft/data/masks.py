@@ -10,10 +10,8 @@ from sft.data import special_text
 from sft.data.template import Span
 
 
-def mask_of(encoding: Encoding, count: int, spans: list[Span] | None, characters: int) -> bytearray:
+def mask_of(encoding: Encoding, count: int, spans: list[Span], characters: int) -> bytearray:
     """Mark the tokens that hold a character of a span, looking up no more than the spans' edges."""
-    if spans is None:
-        return bytearray(b"\x01") * count
     mask = bytearray(count)
     for start, stop in spans:
         if stop <= start:
