@@ -22,8 +22,6 @@ REASONS = {
     "model._weight_conversions": "transformers' own record of how a checkpoint's names became the model's",
     "AutoModelForCausalLM._model_mapping": "there is no public way to ask for a class without its weights",
     "self._run._next_step": "trackio counts steps by itself, and a replay has to go on where it stopped",
-    "tokenizer.model._resize_cache": "tokenizers can be told how many words to remember only where a vocabulary is built"
-    " anew; absent, the model is slower, not wrong",
     "parser._actions": "argparse has no public way to list what a parser takes (the completion script)",
     "argparse._SubParsersAction": "the same",
     "launch_command_parser()._action_groups": "the same, of accelerate's parser (which keys its file may have)",

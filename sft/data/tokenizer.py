@@ -24,9 +24,6 @@ TEMPLATE_DIRECTORY = "additional_chat_templates"
 PATTERNS = ("*token*", "*.jinja", f"{TEMPLATE_DIRECTORY}/*", "vocab*", "merges.txt", "*.model", "config.json")
 """The files of a model on the Hub that a tokenizer is made of."""
 
-WORDS_KEPT = 1 << 17
-"""Words whose tokens a process remembers, some 10 MB of them; of its own accord the library keeps 10,000."""
-
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
@@ -51,8 +48,6 @@ class TokenizerFiles:
         tokenizer = Tokenizer.from_str(self.backend.replace('"trim_offsets":true', '"trim_offsets":false'))
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if hasattr(tokenizer.model, "_resize_cache"):
-            tokenizer.model._resize_cache(WORDS_KEPT)
         return tokenizer
 
     def template(self, has_tools: bool) -> str | None:
