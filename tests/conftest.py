@@ -22,8 +22,11 @@ os.environ.update(
     PYTHONUNBUFFERED="1",
     COLUMNS="110",
 )
-# A shell that starts something in the background has it ignore Ctrl-C, and so would everything that tests start.
+# A shell that starts something in the background has it ignore Ctrl-C, nohup has it ignore a closed terminal, and so
+# would everything that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 # Prepared data of the tests is theirs, and goes with them.
 _cache = tempfile.TemporaryDirectory(prefix="sft-cache-")
 os.environ["SFT_CACHE"] = _cache.name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -159,14 +158,8 @@ def _fit(quickstart: Quickstart) -> tuple[list[str], list[str]]:
 def _train(quickstart: Quickstart, words: list[str], inputs: dict[str, Any]) -> None:
     run = quickstart.run
     started = quickstart.work / "stamps" / "training-started.json"
-    resume: list[str] = []
-    if run.output_dir.exists():
-        if is_finished(started, inputs) and _was_stopped(run):
-            resume = ["--resume_from_checkpoint", "true"]
-        elif is_finished(started, inputs):
-            shutil.rmtree(run.output_dir)  # what an unfinished try has left
-        else:
-            _put_aside(run.output_dir)
+    if run.output_dir.exists() and not is_finished(started, inputs):
+        _put_aside(run.output_dir)  # the same inputs go on from their last checkpoint
     mark_finished(started, inputs)
     output_dir = run.output_dir.relative_to(quickstart.root)
     command = [
@@ -177,7 +170,6 @@ def _train(quickstart: Quickstart, words: list[str], inputs: dict[str, Any]) -> 
         "--merge",
         *_processes(),
         *words,
-        *resume,
     ]
     say(f"      $ sft {' '.join(command)}")
     code = _foreground([sys.executable, "-P", "-m", "sft.cli.main", *command], quickstart.root)
@@ -201,14 +193,6 @@ def _processes() -> list[str]:
     """Take both GPUs of a machine with two or more, the one of a machine with one; on CPU as the recipe has it."""
     gpus = detect().gpus
     return ["--processes_per_node", str(min(2, gpus))] if gpus else []
-
-
-def _was_stopped(run: RunDirectory) -> bool:
-    try:
-        outcome = json.loads(run.outcome_json.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return bool(outcome["status"] == "stopped") and any(run.output_dir.glob("checkpoint-*"))
 
 
 def _put_aside(directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from io import StringIO
@@ -79,22 +78,17 @@ def test_a_run_of_other_inputs_is_put_aside(
     )
 
 
-def test_a_stopped_training_is_resumed_and_a_broken_one_begins_anew(
+def test_a_training_that_ended_early_is_left_for_the_launch_to_continue(
     clone: Path, commands: list[list[str]]
 ) -> None:
     quickstart = Quickstart(clone, "model", "data", ())
     started = ["launch", "recipes/quickstart.yaml", "--output_dir", "quickstart/run", "--merge"]
     stages._train(quickstart, [], {"seed": 1})
-    leftover = quickstart.run.output_dir / "leftover"
-    leftover.touch()
+    checkpoint = quickstart.run.output_dir / "checkpoint-1"
+    checkpoint.mkdir()
     stages._train(quickstart, [], {"seed": 1})
-    assert not leftover.exists()
-
-    (quickstart.run.output_dir / "checkpoint-1").mkdir()
-    quickstart.run.kit.mkdir()
-    quickstart.run.outcome_json.write_text(json.dumps({"status": "stopped"}), encoding="utf-8")
-    stages._train(quickstart, [], {"seed": 1})
-    assert commands == [started, started, [*started, "--resume_from_checkpoint", "true"]]
+    assert checkpoint.is_dir()
+    assert commands == [started, started]
 
 
 @pytest.mark.parametrize(
