@@ -53,7 +53,11 @@ def _by_turns() -> None:
         began = time.perf_counter()
         if step % 2:
             own, trainer.args.output_dir = trainer.args.output_dir, str(place)
+            # The kit's way to gather what ZeRO-3 shards is no part of the plain save.
+            vars(trainer.deepspeed or trainer).pop("_zero3_consolidated_16bit_state_dict", None)
+            trainer.save_model = partial(SFTTrainer.save_model, trainer)
             SFTTrainer._save_checkpoint(trainer, model, trial)
+            del trainer.save_model
             trainer.args.output_dir = own
             together()
             record = {"kind": "plain", "standstill": time.perf_counter() - began}

@@ -17,6 +17,9 @@ REASONS = {
     " the writing",
     "Trainer._save_checkpoint": "the same, without TRL's own step of it, which writes a model card",
     "super()._load_from_checkpoint": "PEFT's load_adapter makes float32 of an adapter that was trained in bfloat16",
+    "self.deepspeed._zero3_consolidated_16bit_state_dict": "it gathers frozen weights too and broadcasts what it gathered;"
+    " transformers and accelerate call it by this name, which is set to the kit's own",
+    "DeepSpeedEngine._zero3_consolidated_16bit_state_dict": "used as it is where shards lie on NVMe or are quantized",
     "super()._run_epoch": "it looks whether to stop after a step only: one too many where none is left to take",
     "super()._maybe_log_save_evaluate": "no hook stands between the evaluation that a stop ends and the save after it",
     "model._weight_conversions": "transformers' own record of how a checkpoint's names became the model's",

@@ -9,8 +9,10 @@ written where the libraries write them.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,10 @@ BY_NAME = (
 
 BLOCK_BYTES = 1 << 24
 ALIGNMENT = 64
+SMALL_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 22
+MOST_THREADS = 4
+"""What one rank copies with, at most: a few threads fill a machine's memory channels."""
 
 Place = Callable[[int], bool]
 """Says whether so many bytes more fit in memory."""
@@ -123,6 +129,9 @@ class Arena:
     def __init__(self) -> None:
         self._blocks: list[np.ndarray[Any, Any]] = []
         self._block, self._offset = 0, 0
+        self._taken: set[int] = set()
+        self._pool = ThreadPoolExecutor(_threads(), thread_name_prefix="copy")
+        self._copies: list[Future[None]] = []
 
     @property
     def bytes(self) -> int:
@@ -132,6 +141,7 @@ class Arena:
     def reset(self) -> None:
         """Begin anew; what was handed out is overwritten from now on."""
         self._block, self._offset = 0, 0
+        self._taken.clear()
 
     def take(self, size: int) -> torch.Tensor:
         """Return uint8 memory, as a tensor whose storage is this and no more."""
@@ -141,30 +151,71 @@ class Arena:
             start = self._offset
             if start + size <= self._blocks[self._block].nbytes:
                 self._offset = -(-(start + size) // ALIGNMENT) * ALIGNMENT
-                return torch.frombuffer(
+                taken = torch.frombuffer(
                     self._blocks[self._block], dtype=torch.uint8, count=size, offset=start
                 )
+                self._taken.add(taken.data_ptr())
+                return taken
             self._block, self._offset = self._block + 1, 0
         self._blocks.append(np.empty(max(size, BLOCK_BYTES), dtype=np.uint8))
         return self.take(size)
 
+    def holds(self, storage: torch.UntypedStorage) -> bool:
+        """Tell whether this is memory that it has handed out."""
+        return storage.data_ptr() in self._taken
 
-def on_host(value: Any, arena: Arena, storages: dict[tuple[str, int], torch.Tensor] | None = None) -> Any:
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy bytes from wherever they lie; they have arrived after `settle`.
+
+        Within host memory with threads of its own: under a launcher torch has one, and alone it shares even a small
+        copy out.
+        """
+        if source.device.type != "cpu":
+            target.copy_(source)
+            return
+        to, of = target.numpy(), source.numpy()
+        if len(to) < SMALL_BYTES:
+            np.copyto(to, of)
+            return
+        for start in range(0, len(to), CHUNK_BYTES):
+            part = slice(start, start + CHUNK_BYTES)
+            self._copies.append(self._pool.submit(np.copyto, to[part], of[part]))
+
+    def settle(self) -> None:
+        """Wait for all copies."""
+        for each in self._copies:
+            each.result()
+        self._copies.clear()
+
+
+def _threads() -> int:
+    """Share this machine's processors out among its ranks."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // ranks_here))
+
+
+def on_host(value: Any, arena: Arena) -> Any:
     """Copy a state dict to host memory: tensors that share a storage still do, everything else as it was.
 
-    A tensor that covers less than its storage drags the whole of it along, as in `torch.save`.
+    A tensor that covers less than its storage drags the whole of it along, as in `torch.save`. What lies in the arena
+    stays there.
     """
-    storages = {} if storages is None else storages
+    made = _on_host(value, arena, {})
+    arena.settle()
+    return made
+
+
+def _on_host(value: Any, arena: Arena, storages: dict[tuple[str, int], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return _tensor_on_host(value, arena, storages)
     if isinstance(value, dict):
         made = copy.copy(value)
-        made.update((key, on_host(item, arena, storages)) for key, item in value.items())
+        made.update((key, _on_host(item, arena, storages)) for key, item in value.items())
         return made
     if isinstance(value, list):
-        return [on_host(item, arena, storages) for item in value]
+        return [_on_host(item, arena, storages) for item in value]
     if isinstance(value, tuple):
-        items = [on_host(item, arena, storages) for item in value]
+        items = [_on_host(item, arena, storages) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if value is None or isinstance(value, (bool, int, float, str, bytes, type)):
         return value
@@ -177,15 +228,13 @@ def _tensor_on_host(
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return tensor.detach().clone().cpu()
     storage = tensor.untyped_storage()
+    if arena.holds(storage):
+        return tensor
     key = (str(tensor.device), storage.data_ptr())
     if key not in storages:
         whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
         storages[key] = arena.take(storage.nbytes())
-        if tensor.device.type == "cpu":
-            # One memcpy: torch would share even a small one out among its threads.
-            np.copyto(storages[key].numpy(), whole.numpy())
-        else:
-            storages[key].copy_(whole)
+        arena.copy(storages[key], whole)
     found = torch.empty(0, dtype=tensor.dtype).set_(
         storages[key].untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )

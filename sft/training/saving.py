@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sft.checkpoint.capture import Arena, captured
@@ -78,6 +79,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         self._manifest, self._limit, self._background = manifest, limit, background
         self._on_complete = on_complete
         self._arena = Arena()
+        self._copies = False
         self._save: _Save | None = None
         self.last_failed: str | None = None
         """Why the last save failed; None where it did not, or is under way."""
@@ -106,6 +108,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         # Reserved before anything is written: a rank must not find the directory that rank 0 is about to remove.
         any_rank(False, arguments.device)
         own, arguments.output_dir = arguments.output_dir, str(current.scratch)
+        self._copies = self._background
         try:
             with captured(
                 folder, current.files, self._arena, self._fits(), partial(self._write_now, current)
@@ -113,6 +116,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
                 save()
         finally:
             arguments.output_dir = own
+            self._copies = False
         state.best_model_checkpoint = self._path_of_best(state)
         if self._rank.is_main:
             without_places(folder / "trainer_state.json")
@@ -127,6 +131,10 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         if not self._background:
             self.finish(trainer.args)
         self._rank.phase("train")
+
+    def host_memory(self, size: int) -> torch.Tensor:
+        """Give memory for what is gathered: within a save where its copies lie, so that it is not copied again."""
+        return self._arena.take(size) if self._copies else torch.empty(size, dtype=torch.uint8)
 
     def finish(self, arguments: TrainingArguments) -> None:
         """Wait until the checkpoint that is being written is complete or has failed, and agree which. A collective."""

@@ -124,6 +124,16 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
             if weight.dtype != before.get(name, weight.dtype):
                 weight.data = weight.data.to(before[name])
 
+    def save_model(self, *arguments: Any, **keywords: Any) -> None:
+        """Save as transformers does; under DeepSpeed what ZeRO-3 shards is gathered by the kit."""
+        if self.is_deepspeed_enabled and self.saver is not None:
+            from sft.training.gathering import consolidated
+
+            self.deepspeed._zero3_consolidated_16bit_state_dict = partial(
+                consolidated, self.deepspeed, memory=self.saver.host_memory
+            )
+        super().save_model(*arguments, **keywords)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save through the saver. A private name upstream: transformers pushes, rotates and calls `on_save` in
         the same breath, and has no hook that stands around the writing.

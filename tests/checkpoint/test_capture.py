@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sft.checkpoint.capture import Arena, captured, nbytes, on_host
+from sft.checkpoint.capture import CHUNK_BYTES, Arena, captured, nbytes, on_host
 from sft.checkpoint.write import Pending
 
 
@@ -53,6 +53,27 @@ def test_a_copy_is_equal_and_its_own() -> None:
             tensor.fill_(-1)
         assert equal(kept, copied)
         assert not equal(value, copied)
+
+
+def test_a_large_copy_has_arrived_when_it_is_handed_out() -> None:
+    arena = Arena()
+    value = [torch.randint(256, (size,), dtype=torch.uint8) for size in (CHUNK_BYTES * 5 + 17, 300_000, 9)]
+    for _ in range(2):
+        arena.reset()
+        kept = [tensor.clone() for tensor in value]
+        copied = on_host(value, arena)
+        for tensor in value:
+            tensor.add_(1)
+        assert all(map(torch.equal, copied, kept))
+
+
+def test_what_lies_in_the_arena_is_not_copied_again() -> None:
+    arena = Arena()
+    gathered = arena.take(64).view(torch.float32)
+    for tensor in (gathered, gathered[4:8]):
+        assert on_host({"weight": tensor}, arena)["weight"] is tensor
+    arena.reset()
+    assert on_host({"weight": gathered}, arena)["weight"] is not gathered
 
 
 def test_views_of_one_storage_stay_so() -> None:
