@@ -116,7 +116,7 @@ def launch(
     run.kit.parent.mkdir(parents=True, exist_ok=True)
     with RunLock(run), StopRequests(config.launch.stop_signals) as stop:
         deadline = find_deadline(config.launch.time_limit, say=_say)
-        left = [] if fresh or not _is_same(loaded) else stages.left_by_stop(run)
+        left = [] if fresh or not _is_same(loaded) else stages.left_over(run)
         if left:
             _say(f"the training has ended: what is left is to {' and '.join(left)}")
             code = int(ExitCode.DONE)

@@ -1,6 +1,7 @@
 """What follows the training, on the machine that started it: merge and push. A stop leaves them to the next launch.
 
-Where a stop comes in here, the outcome says what is left (`left`), and the same command does that and trains nothing.
+While they are not done the outcome says what is left (`left`), however this launch ends, and the same command does that and
+trains nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from typing import Any
 
 from sft.config.run import RunConfig
-from sft.errors import ExitCode
+from sft.errors import ExitCode, Problem
 from sft.events import EventLog
 from sft.launch.command import PACKAGE_ROOT
 from sft.launch.said import read_object
@@ -34,8 +35,8 @@ def wanted(config: RunConfig) -> list[str]:
     return [name for name, asked in (("merge", config.kit.merge), ("push", push)) if asked]
 
 
-def left_by_stop(run: RunDirectory) -> list[str]:
-    """List what a launch that was stopped after its training has left."""
+def left_over(run: RunDirectory) -> list[str]:
+    """List what a launch that was stopped, killed or failed after its training has left."""
     outcome = read_object(run.outcome_json) or {}
     return [str(name) for name in outcome.get("left", [])]
 
@@ -43,34 +44,51 @@ def left_by_stop(run: RunDirectory) -> list[str]:
 def follow(config: RunConfig, stages: list[str], stop: StopRequests) -> int:
     """Do the stages, and return the exit code of the launch."""
     run, left, code = config.run, list(stages), int(ExitCode.DONE)
+    failed: list[str] = []
     if not left:
         return code
     try:
         with stop.interrupting():
             while left:
+                _write(run, _finished(run) | {"left": failed + left})
                 if left[0] == "merge":
                     code = _merge(run)
+                    failed += ["merge"] if code else []
                 else:
                     _push(run, config.launch.push_seconds)
                 left.pop(0)
     except StopNow:
-        return stopped(run, stop, f"stopped before the {left[0]} was done: the same command does it", left)
-    outcome = read_object(run.outcome_json) or {}
-    if outcome.pop("left", None):
-        done = {"status": "finished", "exit_code": 0, "step": outcome.get("step", 0)}
-        _write(run, done)
+        what = f"stopped before the {left[0]} was done: the same command does it"
+        return stopped(run, stop, what, failed + left)
+    if failed:
+        what = "the merge failed; the training is done: the same command merges, and trains nothing"
+        return _ended(run, {"status": "failed", "exit_code": code, "what": what, "left": failed})
+    _write(run, _finished(run))
     return code
+
+
+def _finished(run: RunDirectory) -> dict[str, Any]:
+    return {
+        "status": "finished",
+        "exit_code": 0,
+        "step": (read_object(run.outcome_json) or {}).get("step", 0),
+    }
 
 
 def stopped(run: RunDirectory, stop: StopRequests, what: str, left: list[str]) -> int:
     """Say that the launch was stopped where no rank runs, and return its exit code."""
-    before = read_object(run.outcome_json) or {}
     reason = stop.first.name if stop.first else signal.SIGTERM.name
-    step, code = before.get("step", 0), int(ExitCode.STOPPED)
-    outcome = {"status": "stopped", "exit_code": code, "step": step, "reason": reason, "what": what}
-    _write(run, outcome | ({"left": left} if left else {}))
-    EventLog(run.events_jsonl).write("note", text=what)
-    EventLog(run.events_jsonl).write("end", status="stopped", exit_code=code, step=step)
+    outcome = {"status": "stopped", "exit_code": int(ExitCode.STOPPED), "reason": reason, "what": what}
+    return _ended(run, outcome | ({"left": left} if left else {}))
+
+
+def _ended(run: RunDirectory, outcome: dict[str, Any]) -> int:
+    """Write how the launch ended, and say it."""
+    step = (read_object(run.outcome_json) or {}).get("step", 0)
+    _write(run, outcome | {"step": step})
+    log, what, code = EventLog(run.events_jsonl), str(outcome["what"]), int(outcome["exit_code"])
+    log.write("note", text=what)
+    log.write("end", status=outcome["status"], exit_code=code, step=step)
     print(what, file=sys.stderr)
     return code
 
@@ -117,7 +135,15 @@ def _merge(run: RunDirectory) -> int:
         raise
     if code in TOLD_TO_END:
         raise StopNow
-    return code if code >= 0 else int(ExitCode.WORKER_LOST)
+    if code >= 0:
+        return code
+    problem = Problem(
+        f"the merge was killed by {signal.Signals(-code).name}",
+        f"{run.output_dir}, pid {child.pid}",
+        "the likely cause is that the machine's memory ran out: a merge holds the whole model in it; ask for more",
+    )
+    print(problem, file=sys.stderr)
+    return int(ExitCode.WORKER_LOST)
 
 
 def _push(run: RunDirectory, seconds: float) -> None:

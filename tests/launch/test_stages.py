@@ -49,7 +49,7 @@ def test_a_stop_in_the_merge_leaves_merge_and_push(
         "status": "stopped", "exit_code": 75, "step": 12, "reason": "SIGTERM", "what": what,
         "left": ["merge", "push"],
     }  # fmt: skip
-    assert stages.left_by_stop(config.run) == ["merge", "push"]
+    assert stages.left_over(config.run) == ["merge", "push"]
     events = [
         {k: v for k, v in event.items() if k != "time"} for event in read_events(config.run.events_jsonl)
     ]
@@ -62,10 +62,10 @@ def test_a_stop_in_the_merge_leaves_merge_and_push(
     monkeypatch.setattr(stages, "_merge", lambda run: done.append("merge") or 0)
     monkeypatch.setattr(stages, "_push", lambda run, seconds: done.append("push"))
     with StopRequests() as stop:
-        assert stages.follow(config, stages.left_by_stop(config.run), stop) == 0
+        assert stages.follow(config, stages.left_over(config.run), stop) == 0
     assert done == ["merge", "push"]
     assert json.loads(config.run.outcome_json.read_text()) == FINISHED
-    assert stages.left_by_stop(config.run) == []
+    assert stages.left_over(config.run) == []
 
 
 def test_a_stop_in_the_push_leaves_only_that(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,35 @@ def test_a_stop_in_the_push_leaves_only_that(config: RunConfig, monkeypatch: pyt
     monkeypatch.setattr(stages, "_push", wished)
     with StopRequests() as stop:
         assert stages.follow(config, stages.wanted(config), stop) == 75
-    assert stages.left_by_stop(config.run) == ["push"]
+    assert stages.left_over(config.run) == ["push"]
+
+
+def test_what_is_left_stands_in_the_outcome_while_it_is_done(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(stages, "_merge", lambda run: seen.append(stages.left_over(run)) or 0)
+    monkeypatch.setattr(stages, "_push", lambda run, seconds: seen.append(stages.left_over(run)))
+    with StopRequests() as stop:
+        assert stages.follow(config, stages.wanted(config), stop) == 0
+    assert seen == [["merge", "push"], ["push"]]
+    assert json.loads(config.run.outcome_json.read_text()) == FINISHED
+
+
+def test_a_merge_that_fails_is_left_and_the_push_goes_on(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushed: list[str] = []
+    monkeypatch.setattr(stages, "_merge", lambda run: 4)
+    monkeypatch.setattr(stages, "_push", lambda run, seconds: pushed.append("push"))
+    with StopRequests() as stop:
+        assert stages.follow(config, stages.wanted(config), stop) == 4
+    what = "the merge failed; the training is done: the same command merges, and trains nothing"
+    assert capsys.readouterr().err == f"{what}\n"
+    assert pushed == ["push"]
+    assert json.loads(config.run.outcome_json.read_text()) == {
+        "status": "failed", "exit_code": 4, "step": 12, "what": what, "left": ["merge"],
+    }  # fmt: skip
 
 
 def test_a_wish_that_came_while_the_ranks_finished_is_taken_before_the_merge(
@@ -84,7 +112,7 @@ def test_a_wish_that_came_while_the_ranks_finished_is_taken_before_the_merge(
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stages.follow(config, ["merge"], stop) == 75
         assert stages.follow(config, [], stop) == 0, "nothing was left to stop"
-    assert stages.left_by_stop(config.run) == ["merge"]
+    assert stages.left_over(config.run) == ["merge"]
 
 
 def lose_a_worker() -> None:

@@ -1,6 +1,7 @@
 """Every signal, in every phase, to every kind of receiver: no hang, no orphan, nothing torn, the right exit code.
 
-Over all, each signal meets each phase and each receiver (`pairs`); SFT_WHOLE_MATRIX=1 runs every triple.
+Over all, each signal meets each phase and each receiver (`pairs`, and `kills` for SIGKILL); SFT_WHOLE_MATRIX=1 runs every
+triple.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sft.errors import ExitCode
 from tests import tiny
 from tests.training.live import SLOW, Live
 
@@ -37,6 +39,19 @@ def pairs() -> Iterator[Any]:
             receiver = "merge"
         for number in SIGNALS if whole else (SIGNALS[(row + column) % len(SIGNALS)],):
             yield pytest.param(phase, receiver, number, id=f"{phase}-{receiver}-{number.name}")
+
+
+def kills() -> Iterator[Any]:
+    """Deal out SIGKILL so that it meets each phase and each receiver; those that are dealt are continued too."""
+    whole = os.environ.get("SFT_WHOLE_MATRIX") == "1"
+    for (row, phase), (column, receiver) in itertools.product(enumerate(PHASES), enumerate(RECEIVERS)):
+        if phase in WITHOUT_RANKS and receiver in ("rank 0", "rank 1", "both ranks"):
+            continue
+        if phase == "merge" and receiver == "torchrun":
+            receiver = "merge"
+        dealt = (row + column) % len(RECEIVERS) == 3
+        if whole or dealt:
+            yield pytest.param(phase, receiver, dealt, id=f"{phase}-{receiver}")
 
 
 @pytest.fixture
@@ -140,6 +155,44 @@ def test_a_signal_stops_a_run_in_any_phase(
             assert (again.run.merged / "model.safetensors").exists()
     finally:
         live.kill()
+
+
+@pytest.mark.parametrize(("phase", "receiver", "continued"), list(kills()))
+def test_a_run_that_is_killed_in_any_phase_leaves_nothing_behind_and_can_be_continued(
+    tmp_path: Path, settings: dict[str, Any], phase: str, receiver: str, continued: bool
+) -> None:
+    settings = settings | FOR_PHASE.get(phase, {})
+    live = Live(tmp_path / "run", settings)
+    try:
+        reach(live, phase)
+        family = live.family()
+        send(live, receiver, signal.SIGKILL)
+        code = live.process.wait(60)
+        print(f"{phase}, SIGKILL to {receiver}: {code}\n{live.said()}")
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive, f"these outlive it: {alive}"
+        if receiver in ("launcher", "everyone"):
+            assert code == -signal.SIGKILL
+        else:
+            assert code == ExitCode.WORKER_LOST, live.said()
+            assert live.outcome()["exit_code"] == ExitCode.WORKER_LOST
+            assert "killed by SIGKILL" in live.said()
+        if phase == "merge":
+            assert live.outcome()["left"] == ["merge"]
+        live.checkpoints()
+    finally:
+        live.kill()
+    if not continued:
+        return
+    again = Live(tmp_path / "run", settings)
+    try:
+        if phase in ("export", "merge"):
+            assert again.end() == 0, again.said()
+            assert (again.run.merged / "model.safetensors").exists()
+        else:
+            again.until_step(1)
+    finally:
+        again.kill()
 
 
 def test_a_second_ctrl_c_in_the_merge_ends_it_at_once(tmp_path: Path, settings: dict[str, Any]) -> None:
