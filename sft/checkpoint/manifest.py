@@ -41,6 +41,7 @@ class Manifest:
         settings: the resolved run file, without secrets.
         data: the fingerprint of the prepared data; None where there was none.
         trained_tokens: tokens that carried loss so far, over all ranks.
+        seen_tokens: tokens that were no padding, which TRL logs as `num_tokens`.
         files: by path inside the checkpoint, with `/`.
     """
 
@@ -57,6 +58,7 @@ class Manifest:
     trained_tokens: int
     best_step: int | None
     files: Mapping[str, FileRecord]
+    seen_tokens: int = 0
 
     @property
     def bytes(self) -> int:

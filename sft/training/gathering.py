@@ -94,4 +94,4 @@ def _sent(
         for row, part in zip(whole.view(ranks, -1), received, strict=True):
             row.copy_(part[start : start + len(shard)])
         start += len(shard)
-        yield weight, whole.view(weight.dtype)[: weight.ds_numel].view(weight.ds_shape)
+        yield weight, whole.view(weight.ds_tensor.dtype)[: weight.ds_numel].view(weight.ds_shape)

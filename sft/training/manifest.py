@@ -54,6 +54,7 @@ def make_saver(
             data=data.entry.directory.name if data.entry else None,
             versions=versions,
             trained_tokens=round(float(trainer.trained_tokens)),
+            seen_tokens=trainer.seen_tokens,
             best_step=state.best_global_step,
             files={},
         )

@@ -47,6 +47,11 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
     """Micro-batches whose loss was NaN or infinite, on this rank. transformers logs the average of the others
     instead (logging_nan_inf_filter), so that the logged loss alone never tells."""
 
+    @property
+    def seen_tokens(self) -> int:
+        """What TRL logs as `num_tokens`. It keeps the count to itself and saves it nowhere."""
+        return int(self._total_train_tokens)
+
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
         """Train on one micro-batch, and look at its loss without waiting for the device."""
         loss = super().training_step(*arguments, **keywords)
@@ -75,6 +80,7 @@ class CountingTrainer(SFTTrainer):  # type: ignore[misc]
             self.add_callback(SeparateSteps())
         if resume is not None and resume.manifest is not None:
             self.trained_tokens = float(resume.manifest.trained_tokens)
+            self._total_train_tokens = resume.manifest.seen_tokens
         # Raised past the training only where an evaluation before the first step is left.
         with suppress(StopEvaluation):
             self.train(resume_from_checkpoint=None if resume is None else str(resume.path))

@@ -49,8 +49,12 @@ def test_the_continued_run_equals_the_whole_one(
         event["run_id"] for launched in (twice.whole, twice.continued) for event in launched.of_kind("start")
     ]
     assert len(set(started)) == 1
-    tokens = [launched.of_kind("log")[-1]["trained_tokens"] for launched in (twice.whole, twice.continued)]
-    assert tokens[0] == tokens[1]
+    for count in ("trained_tokens", "num_tokens"):
+        whole, continued = (
+            [event[count] for event in launched.of_kind("log") if "loss" in event]
+            for launched in (twice.whole, twice.continued)
+        )
+        assert continued == whole[SAVED:], count
 
     checkpoint = twice.whole.run.output_dir / f"checkpoint-{STEPS}"
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())

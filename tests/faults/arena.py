@@ -248,12 +248,8 @@ class Arena:
         assert weights, self.told()
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
         found |= {f"{LAST}/{name}": record.sha256 for name, record in self.manifest(LAST).files.items()}
-        # TRL's own count of tokens begins anew with each process; the kit's, in the manifest, goes on.
-        state = json.loads((self.run.output_dir / f"checkpoint-{LAST}" / "trainer_state.json").read_text())
-        for entry in state["log_history"]:
-            entry.pop("num_tokens", None)
-        found[f"{LAST}/trainer_state.json"] = json.dumps(state, sort_keys=True)
-        found["trained_tokens"] = str(self.manifest(LAST).trained_tokens)
+        manifest = self.manifest(LAST)
+        found["tokens"] = f"{manifest.trained_tokens} trained, {manifest.seen_tokens} seen"
         return found
 
     def content(self) -> str:
