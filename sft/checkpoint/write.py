@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sft.checkpoint.find import publish
-from sft.checkpoint.manifest import NAME, FileRecord, Manifest, hash_file
+from sft.checkpoint.manifest import NAME, FileRecord, Manifest, hash_file, verify
 from sft.files import fsync_directory, write_whole
 from sft.rundir import RunDirectory
 
@@ -77,15 +77,18 @@ def complete(
 
     Raises:
         OSError: the disk is full, or fails.
+        ValueError: a file is no longer what was written: somebody deletes in the run directory.
         GivenUpError: `keep_going` said no.
     """
     files: dict[str, FileRecord] = {}
     for rank in range(ranks):
         files |= _part(staging / PARTS / f"rank-{rank}.json", keep_going)
     shutil.rmtree(staging / PARTS)
-    write_whole(staging / NAME, replace(manifest, files=dict(sorted(files.items()))).to_json(), durable=True)
+    manifest = replace(manifest, files=dict(sorted(files.items())))
+    write_whole(staging / NAME, manifest.to_json(), durable=True)
     for directory in {path.parent for path in staging.rglob("*")} | {staging.parent}:
         fsync_directory(directory)
+    verify(staging, manifest, hashes=False)
     path = publish(run, staging)
     with suppress(
         OSError
