@@ -29,28 +29,29 @@ RECEIVERS = ("rank 0", "rank 1", "both ranks", "torchrun", "launcher", "everyone
 WITHOUT_RANKS = ("start", "merge")
 
 
-def pairs() -> Iterator[Any]:
-    """Deal the signals out so that each meets each phase and each receiver."""
-    whole = os.environ.get("SFT_WHOLE_MATRIX") == "1"
+WHOLE = os.environ.get("SFT_WHOLE_MATRIX") == "1"
+
+
+def places() -> Iterator[tuple[int, str, str]]:
+    """List each phase with each receiver that there is in it, and a number to deal by."""
     for (row, phase), (column, receiver) in itertools.product(enumerate(PHASES), enumerate(RECEIVERS)):
         if phase in WITHOUT_RANKS and receiver in ("rank 0", "rank 1", "both ranks"):
             continue
-        if phase == "merge" and receiver == "torchrun":
-            receiver = "merge"
-        for number in SIGNALS if whole else (SIGNALS[(row + column) % len(SIGNALS)],):
+        yield row + column, phase, "merge" if (phase, receiver) == ("merge", "torchrun") else receiver
+
+
+def pairs() -> Iterator[Any]:
+    """Deal the signals out so that each meets each phase and each receiver."""
+    for place, phase, receiver in places():
+        for number in SIGNALS if WHOLE else (SIGNALS[place % len(SIGNALS)],):
             yield pytest.param(phase, receiver, number, id=f"{phase}-{receiver}-{number.name}")
 
 
 def kills() -> Iterator[Any]:
     """Deal out SIGKILL so that it meets each phase and each receiver; those that are dealt are continued too."""
-    whole = os.environ.get("SFT_WHOLE_MATRIX") == "1"
-    for (row, phase), (column, receiver) in itertools.product(enumerate(PHASES), enumerate(RECEIVERS)):
-        if phase in WITHOUT_RANKS and receiver in ("rank 0", "rank 1", "both ranks"):
-            continue
-        if phase == "merge" and receiver == "torchrun":
-            receiver = "merge"
-        dealt = (row + column) % len(RECEIVERS) == 3
-        if whole or dealt:
+    for place, phase, receiver in places():
+        dealt = place % len(RECEIVERS) == 3
+        if WHOLE or dealt:
             yield pytest.param(phase, receiver, dealt, id=f"{phase}-{receiver}")
 
 
