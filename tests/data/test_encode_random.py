@@ -123,7 +123,7 @@ def _check_mask(encoder: Encoder, found: Encoded, rendered: Rendered) -> None:
 
 
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-MANY = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -101,11 +101,8 @@ def test_a_file_of_each_strategy_is_launched(tmp_path: Path, strategy: Strategy)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["auto", "no"])
-@pytest.mark.parametrize("strategy", list(Strategy))
-def test_files_of_the_other_precisions_are_launched(
-    tmp_path: Path, strategy: Strategy, precision: str
-) -> None:
+@pytest.mark.parametrize(("strategy", "precision"), list(zip(Strategy, itertools.cycle(["auto", "no"]))))
+def test_files_of_another_precision_are_launched(tmp_path: Path, strategy: Strategy, precision: str) -> None:
     config = tmp_path / "accelerate.yaml"
     cpu = configure(strategy, config, precision)
     ranks = finish([start(config, tmp_path / "reports", cpu=cpu)], tmp_path / "reports")
