@@ -22,6 +22,8 @@ class RunDirectory:
     """The layout of one run, from its `output_dir`."""
 
     output_dir: Path
+    machine_rank: int = 0
+    """Of the machine that looks at it: what each supervisor writes for itself has a name of its own."""
 
     @property
     def kit(self) -> Path:
@@ -69,6 +71,31 @@ class RunDirectory:
         return self.kit / "launch.sh"
 
     @property
+    def submitted_yaml(self) -> Path:
+        """The run file as it was submitted to a batch system, overrides included."""
+        return self.kit / "submitted.yaml"
+
+    @property
+    def job_script(self) -> Path:
+        """The batch script that was submitted."""
+        return self.kit / "job.sbatch"
+
+    @property
+    def jobs_jsonl(self) -> Path:
+        """What the batch jobs of the run have said: submitted, begun, ended."""
+        return self.kit / "jobs.jsonl"
+
+    @property
+    def exit_code(self) -> Path:
+        """What the first node's supervisor ended with, for the batch script."""
+        return self.kit / "exit-code"
+
+    @property
+    def nodes_token(self) -> Path:
+        """By which the supervisors of several nodes know that they see one run directory."""
+        return self.kit / "nodes-token"
+
+    @property
     def events_jsonl(self) -> Path:
         """The truth of the run: one JSON object a line."""
         return self.kit / "events.jsonl"
@@ -95,8 +122,8 @@ class RunDirectory:
 
     @property
     def launcher_log(self) -> Path:
-        """What accelerate and torchrun print."""
-        return self.logs / "launcher.log"
+        """What accelerate and torchrun print on this machine."""
+        return self.logs / (f"launcher-{self.machine_rank}.log" if self.machine_rank else "launcher.log")
 
     def rank_log(self, rank: int) -> Path:
         """What one rank prints."""

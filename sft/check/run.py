@@ -11,7 +11,7 @@ from sft.data.advice import advice
 from sft.data.prepare import preview, unprepared_reason
 from sft.errors import Problem, UserError
 from sft.plan.combinations import check_combinations
-from sft.plan.hardware import Hardware, detect
+from sft.plan.hardware import Hardware, asked_for, detect
 from sft.plan.packages import require_packages
 from sft.plan.plan import Plan, make_plan
 
@@ -29,14 +29,26 @@ class CheckedRun:
     warnings: tuple[Problem, ...]
 
 
-def check_run(path: Path | None, words: Sequence[str] = (), hardware: Hardware | None = None) -> CheckedRun:
+def check_run(
+    path: Path | None,
+    words: Sequence[str] = (),
+    hardware: Hardware | None = None,
+    *,
+    in_batch: bool = False,
+) -> CheckedRun:
     """Read, plan and check a run file.
+
+    Args:
+        in_batch: it runs in a batch job, on machines that are as it asks for them.
 
     Raises:
         UserError: all that is wrong with it, as far as one problem does not hide another.
     """
     loaded = load_run(path, words)
-    plan = make_plan(loaded, hardware or detect())
+    if in_batch:
+        plan = make_plan(loaded, _asked_for(loaded), is_placed=False)
+    else:
+        plan = make_plan(loaded, hardware or detect())
     problems = [*check_combinations(loaded.config, plan), *_path_problems(loaded), *_hub_problems(loaded)]
     if problems:
         raise UserError.of(_placed(problem, loaded) for problem in problems)
@@ -68,6 +80,22 @@ def look_at_rows(loaded: LoadedRun) -> tuple[list[str], list[Problem]]:
         ], []
     with preview(loaded, ROWS_LOOKED_AT) as entry:
         return [f"first rows of {line}" for line in entry.lines()], advice(loaded, entry)
+
+
+def _asked_for(loaded: LoadedRun) -> Hardware:
+    """Return the machines that the run file asks for: the login node's own say nothing."""
+    launch = loaded.config.launch
+    cores = launch.slurm.cpus_per_task or 1
+    if loaded.config.training.use_cpu or launch.device == "cpu":
+        return asked_for(0, cores)
+    gpus = launch.gpus_per_node or (launch.num_processes or 0) // launch.nodes
+    if not gpus:
+        raise UserError(
+            "a batch job has to say what it needs, and the run file names no GPUs",
+            loaded.where("launch.gpus_per_node"),
+            "set launch.gpus_per_node: 4; or launch.device: cpu with launch.processes_per_node",
+        )
+    return asked_for(gpus, cores)
 
 
 def _hub_problems(loaded: LoadedRun) -> list[Problem]:

@@ -1,17 +1,23 @@
-"""Check, plan and train a run file on this machine.
+"""Check, plan and train a run file: on this machine, or as a batch job.
 
 RUN.yaml comes first; then any of its keys as `--key value`, which win over the file:
 
   sft launch run.yaml --learning_rate 2e-4 --packing --push_to_hub false
+  sft launch run.yaml --on slurm
 
-Where output_dir holds a checkpoint, the run continues from it.
+Where output_dir holds a checkpoint, the run continues from it. With --on slurm the number of the job goes to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sft.check.run import CheckedRun
 
 TAKES_OVERRIDES = True
 
@@ -19,7 +25,15 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
     parser.add_argument(
-        "--dry-run", action="store_true", help="write the configuration, print the command, and stop"
+        "--on",
+        choices=("here", "slurm"),
+        default="here",
+        help="here: this machine; slurm: a batch job [here]",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write the configuration, print the command (with --on slurm the batch script), and stop",
     )
     parser.add_argument(
         "--fresh",
@@ -38,37 +52,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="start again up to N times, from the last checkpoint, after a worker or a connection was lost",
     )
+    parser.add_argument(
+        "--chain",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="with --on slurm: N jobs, one after the other, where the cluster takes no job back into the queue",
+    )
     parser.add_argument("--strict", action="store_true", help="refuse the data if any row would be dropped")
 
 
 def _count(word: str) -> int:
     if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"{word} is no number of restarts")
+        raise argparse.ArgumentTypeError(f"{word} is no number")
     return int(word)
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.run import check_run
-    from sft.launch.local import launch, prepare
+    from sft.errors import UserError
+    from sft.launch.command import one_line
 
     if arguments.strict:
         extra = [*extra, "--strict_data", "true"]
-    checked = check_run(arguments.run_file, extra)
+    in_batch = arguments.on == "slurm"
+    if arguments.chain != 1 and not in_batch:
+        raise UserError("--chain is for batch jobs", "--chain", "add --on slurm")
+    checked = check_run(arguments.run_file, extra, in_batch=in_batch)
     for note in checked.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in checked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in checked.plan.describe():
         print(line, file=sys.stderr)
-    command = " ".join(["sft launch", str(arguments.run_file), *extra])
+    words = ["sft", "launch", str(arguments.run_file), *(["--on", "slurm"] if in_batch else []), *extra]
+    written_by = one_line(shlex.join(words))
+    if in_batch:
+        return _on_slurm(arguments, extra, checked, written_by)
+    return _here(arguments, checked, written_by)
+
+
+def _here(arguments: argparse.Namespace, checked: CheckedRun, written_by: str) -> int:
+    from sft.launch.local import launch, prepare
+
     if arguments.dry_run:
-        print(prepare(checked.loaded, checked.plan, written_by=command).shell)
+        print(prepare(checked.loaded, checked.plan, written_by=written_by).shell)
         return 0
+    if checked.plan.machine_rank:
+        from sft.launch.join import join
+
+        return join(checked.loaded, checked.plan)
     return launch(
         checked.loaded,
         checked.plan,
-        written_by=command,
+        written_by=written_by,
         fresh=arguments.fresh,
         allow_changed=arguments.allow_changed,
         max_restarts=arguments.max_restarts,
     )
+
+
+def _on_slurm(arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, written_by: str) -> int:
+    from sft.check.run import check_run
+    from sft.launch.command import one_line
+    from sft.launch.submit import prepare_job, submit
+
+    for flags in checked.loaded.config.launch.slurm.array:
+        check_run(arguments.run_file, [*extra, *shlex.split(flags)], in_batch=True)
+    overrides = ["--allow-changed"] if arguments.allow_changed else []
+    if arguments.max_restarts:
+        overrides += ["--max-restarts", str(arguments.max_restarts)]
+    submission = prepare_job(
+        checked.loaded,
+        checked.plan,
+        title=one_line(str(arguments.run_file)),
+        written_by=written_by,
+        overrides=overrides,
+        chain=arguments.chain,
+    )
+    if arguments.dry_run:
+        print(submission.script, end="")
+        return 0
+    jobs = submit(submission, fresh=arguments.fresh)
+    run = submission.job.run
+    print(f"submitted: {run.job_script}", file=sys.stderr)
+    print(f"logs: {run.logs}; `sft watch {shlex.quote(str(run.output_dir))}` follows it", file=sys.stderr)
+    print("\n".join(jobs))
+    return 0

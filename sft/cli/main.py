@@ -12,7 +12,11 @@ from sft import __version__
 from sft.errors import ExitCode, UserError
 
 COMMANDS = {
-    "launch": "check, plan and train a run file on this machine",
+    "launch": "check, plan and train a run file, on this machine or as a batch job",
+    "status": "say where a run stands: queue, step, loss, time left, last checkpoint",
+    "watch": "follow a run live",
+    "logs": "show what a run has printed",
+    "cancel": "stop a run: checkpoint first, or --now",
     "check": "read a run file and tell every problem, without torch",
     "data": "show, count and prepare what a run file trains on",
     "certify": "show that a kill costs a run nothing: train, kill, resume, compare",
@@ -20,6 +24,7 @@ COMMANDS = {
     "merge": "merge an adapter into its base model",
     "push": "deliver to the Hub what a run could not",
     "sync": "replay a run's events into W&B, TensorBoard or trackio",
+    "job": "what a batch script asks of the kit while it runs",
     "schema": "print the JSON Schema of a run file, or explain one key",
     "completion": "print the completion script of a shell",
 }

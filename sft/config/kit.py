@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 
 from sft.config.limits import LimitsConfig
 from sft.config.section import Section
+from sft.config.slurm import SlurmConfig
 
 TIME_LIMIT = r"^(\d+(:[0-5]\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]\d){0,2})$"
 """Slurm's forms: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
@@ -113,19 +114,6 @@ class KitConfig(Section):
     """Environment variables of the training processes (TRL's key)."""
 
 
-class SlurmConfig(Section):
-    """What the `#SBATCH` lines say."""
-
-    partition: str | None = None
-    """Partition to submit to."""
-    account: str | None = None
-    """Account to charge."""
-    qos: str | None = None
-    """Quality of service."""
-    job_name: str | None = None
-    """Name in the queue."""
-
-
 class LaunchConfig(Section):
     """Where and on how many processes the run is started."""
 
@@ -154,6 +142,8 @@ class LaunchConfig(Section):
     """Address of machine 0, where there are several."""
     main_process_port: int | None = Field(default=None, ge=0, le=65535)
     """Port on machine 0. Default: a free one on a single machine."""
+    network_interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.,:=^-]+$")
+    """The network between the nodes, by its interface (ib0, eth1): NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME."""
     threads_per_process: PositiveInt | None = None
     """OMP_NUM_THREADS of each process. Default: the cores of the machine divided by its processes, on CPU."""
     stop_grace_seconds: float = Field(default=300.0, gt=0)

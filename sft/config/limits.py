@@ -16,6 +16,8 @@ class LimitsConfig(Section):
 
     start: Seconds = 600.0
     """Seconds until every rank's process has begun, and then until it has imported its libraries."""
+    meet: Seconds = 180.0
+    """Seconds for the supervisors of all nodes to meet."""
     prepare: Seconds = 7200.0
     """Seconds that a rank may prepare its data."""
     load: Seconds = 1800.0

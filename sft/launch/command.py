@@ -32,9 +32,15 @@ def accelerate_command(accelerate_yaml: Path, run_yaml: Path) -> list[str]:
     ]
 
 
-def launch_command(config: RunConfig, accelerate_yaml: Path, run_yaml: Path) -> list[str]:
-    """Return the command with the site's wrapper, if any, before it."""
-    return [*shlex.split(config.launch.wrap), *accelerate_command(accelerate_yaml, run_yaml)]
+def launch_command(
+    config: RunConfig, accelerate_yaml: Path, run_yaml: Path, machine_rank: int = 0
+) -> list[str]:
+    """Return the command with the site's wrapper, if any, before it. The nodes share one file, which is machine 0's."""
+    command = accelerate_command(accelerate_yaml, run_yaml)
+    if machine_rank:
+        place = command.index("-m", command.index("--config_file"))
+        command[place:place] = ["--machine_rank", str(machine_rank)]
+    return [*shlex.split(config.launch.wrap), *command]
 
 
 def process_environment(
@@ -55,9 +61,16 @@ def process_environment(
     if plan.device == "cpu":
         ours["DS_ACCELERATOR"] = "cpu"
         ours["CUDA_VISIBLE_DEVICES"] = ""
+    if config.launch.network_interface:
+        ours |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), config.launch.network_interface)
     if plan.threads_per_process is not None and "OMP_NUM_THREADS" not in environment:
         ours["OMP_NUM_THREADS"] = str(plan.threads_per_process)
     return ours
+
+
+def one_line(text: str) -> str:
+    """Write control characters as escapes: in a comment, what follows a line break would be a line of its own."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def shell_command(command: list[str], environment: Mapping[str, str]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
+import dataclasses
 import json
 import os
 import platform
@@ -26,21 +25,20 @@ from sft.events import EventLog
 from sft.files import write_whole
 from sft.launch import stages
 from sft.launch.accelerate_file import launch_files
+from sft.launch.account import clear
 from sft.launch.command import launch_command, process_environment, shell_command
 from sft.launch.deadline import find_deadline
 from sft.launch.extensions import refuse_stale_locks
+from sft.launch.head import Head, meeting
 from sft.launch.lock import RunLock
 from sft.launch.restart import Progress, run_with_restarts
 from sft.launch.resuming import continued
+from sft.launch.sameness import node_facts, places, versions
 from sft.launch.stop import StopNow, StopRequests
+from sft.launch.submit import settings_text
 from sft.launch.supervise import supervise
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
-
-LIBRARIES = (
-    "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes", "datasets",
-    "huggingface_hub", "tokenizers", "safetensors", "numpy",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,8 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
     """
     config = loaded.config
     run = config.run
-    files = launch_files(plan, run, written_by)
+    # One file for all machines: each of the others says which it is on its command line.
+    files = launch_files(dataclasses.replace(plan, machine_rank=0), run, written_by)
     command = launch_command(config, run.accelerate_yaml, run.run_yaml)
     environment = process_environment(config, plan)
     prepared = Prepared(run, command, environment)
@@ -74,7 +73,7 @@ def prepare(loaded: LoadedRun, plan: Plan, *, written_by: str) -> Prepared:
         run.run_yaml: _run_yaml(loaded, written_by),
         run.sources_json: json.dumps(loaded.sources, indent=2) + "\n",
         run.plan_json: plan.to_json(),
-        run.environment_json: json.dumps(_versions(), indent=2) + "\n",
+        run.environment_json: json.dumps(_environment(), indent=2) + "\n",
         run.accelerate_yaml: files.accelerate_yaml,
         run.script: f"#!/usr/bin/env bash\n# {written_by}\nset -euo pipefail\ncd {shlex.quote(os.getcwd())}\n"
         f"exec env {prepared.shell}\n",
@@ -114,7 +113,7 @@ def launch(
     config = loaded.config
     run = config.run
     run.kit.parent.mkdir(parents=True, exist_ok=True)
-    with RunLock(run), StopRequests(config.launch.stop_signals) as stop:
+    with RunLock(run), StopRequests(config.launch.stop_signals) as stop, meeting(plan, run) as head:
         deadline = find_deadline(config.launch.time_limit, say=_say)
         left = [] if fresh or not _is_same(loaded) else stages.left_over(run)
         if left:
@@ -123,10 +122,15 @@ def launch(
         else:
             try:
                 with stop.interrupting():
+                    if head is not None:
+                        head.gather(node_facts(), config.launch.limits.meet)
                     prepared = prepare(loaded, plan, written_by=written_by)
                     if plan.distributed_type == "DEEPSPEED":
                         refuse_stale_locks({**os.environ, **prepared.environment})
                     handed = _made_ready(loaded, plan, fresh=fresh, allow_changed=allow_changed)
+                    if head is not None:
+                        checkpoint = handed[resume.VARIABLE]
+                        head.compare(places(config, entry=handed.get(ENTRY), checkpoint=checkpoint))
             except StopNow:
                 return stages.stopped(run, stop, "stopped before the training began: nothing is lost", [])
             print(f"$ {prepared.shell}", file=sys.stderr)
@@ -138,14 +142,16 @@ def launch(
                 handed,
                 stop,
                 deadline,
+                head,
                 allow_changed=allow_changed,
                 restarts=max_restarts,
             )
-        if code != ExitCode.DONE or plan.machine_rank != 0:
-            return code
-        code = stages.follow(config, left or stages.wanted(config), stop)
-    if code != ExitCode.STOPPED:
-        print(run.output_dir)
+        if code == ExitCode.DONE:
+            code = stages.follow(config, left or stages.wanted(config), stop)
+            if code != ExitCode.STOPPED:
+                print(run.output_dir)
+        if head is not None:
+            head.over(code)
     return code
 
 
@@ -156,6 +162,7 @@ def _supervised(
     handed: dict[str, str],
     stop: StopRequests,
     deadline: Deadline | None,
+    head: Head | None,
     *,
     allow_changed: bool,
     restarts: int,
@@ -168,23 +175,26 @@ def _supervised(
             with stop.interrupting():
                 newest = continued(_newest(config), plan, handed.get(ENTRY), allow_changed=allow_changed)
             handed[resume.VARIABLE] = newest
+        if head is not None:
+            clear(run, range(plan.processes), nodes=1)
+            head.go(handed)
         return supervise(
             prepared.command,
             run,
             {**os.environ, **prepared.environment, **handed},
             ranks=plan.processes_per_node,
-            first_rank=plan.machine_rank * plan.processes_per_node,
             stop_grace_seconds=config.launch.stop_grace_seconds,
             limits=config.launch.limits,
             stop=stop,
             deadline=deadline,
             nodes=plan.nodes,
+            peers=head,
+            settle=head.settle if head is not None else lambda verdict: verdict,
         )
 
     def note(text: str) -> None:
         _say(text)
-        if plan.machine_rank == 0:
-            EventLog(run.events_jsonl).write("note", text=text)
+        EventLog(run.events_jsonl).write("note", text=text)
 
     return run_with_restarts(
         start, run, stop, max_restarts=restarts, progress=Progress(run), say=note, deadline=deadline
@@ -207,7 +217,9 @@ def _made_ready(loaded: LoadedRun, plan: Plan, *, fresh: bool, allow_changed: bo
 def _is_same(loaded: LoadedRun) -> bool:
     """Whether the run directory holds this very run file."""
     path = loaded.config.run.run_yaml
-    return path.exists() and path.read_text(encoding="utf-8").partition("\n")[2] == _settings_text(loaded)
+    return path.exists() and path.read_text(encoding="utf-8").partition("\n")[2] == settings_text(
+        loaded.config
+    )
 
 
 def _newest(config: RunConfig) -> RunConfig:
@@ -235,22 +247,12 @@ def _keep_ledger(loaded: LoadedRun, entry: Entry, run: RunDirectory) -> None:
 
 
 def _run_yaml(loaded: LoadedRun, written_by: str) -> str:
-    return f"# The resolved run file of: {written_by}\n{_settings_text(loaded)}"
+    return f"# The resolved run file of: {written_by}\n{settings_text(loaded.config)}"
 
 
-def _settings_text(loaded: LoadedRun) -> str:
-    from ruamel.yaml import YAML
-
-    text = io.StringIO()
-    YAML(typ="safe").dump(loaded.config.settings(), text)
-    return text.getvalue()
-
-
-def _versions() -> dict[str, object]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return {"python": platform.python_version(), "platform": platform.platform(), "libraries": found}
+def _environment() -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": versions(),
+    }

@@ -90,6 +90,14 @@ class RunLock:
         )
 
 
+def holder_of(run: RunDirectory) -> dict[str, Any] | None:
+    """Return the host and pid of the launch that holds a run directory; None where none does."""
+    holder = _read(run.lock)
+    if not holder or (holder.get("host") == socket.gethostname() and not _is_alive(holder.get("pid"))):
+        return None
+    return holder
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Read who holds the lock; empty while the holder is writing it."""
     try:

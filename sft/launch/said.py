@@ -39,12 +39,13 @@ class RankState:
         return self.exit_code not in (ExitCode.BUG, ExitCode.WORKER_LOST) or self.fix is not None
 
 
-def read_states(run: RunDirectory) -> dict[int, RankState]:
-    """Read what every rank last said; one that is being written counts as running."""
+def read_states(run: RunDirectory, ranks: range | None = None) -> dict[int, RankState]:
+    """Read what these ranks, or all, last said; one that is being written counts as running."""
     states = {}
-    for path in run.ranks.glob("rank-*.json"):
+    paths = run.ranks.glob("rank-*.json") if ranks is None else map(run.rank_state, ranks)
+    for path in paths:
         number = path.stem.removeprefix("rank-")
-        if not number.isdecimal():
+        if not number.isdecimal() or (ranks is not None and not path.exists()):
             continue
         said = read_object(path) or {}
         rank = int(number)

@@ -13,16 +13,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from sft.config.limits import LimitsConfig
 from sft.deadline import Deadline
-from sft.errors import ExitCode, Problem
 from sft.events import EventFollower
 from sft.launch.account import clear, end_of_events, write_end
+from sft.launch.peers import Peers
 from sft.launch.process import (
     adopt_orphans,
     descendants,
@@ -30,11 +30,11 @@ from sft.launch.process import (
     held_back,
     start_bound,
 )
-from sft.launch.said import has_trained, read_from, read_object, read_states
+from sft.launch.said import RankState, has_trained, read_from, read_object, read_states
 from sft.launch.screen import Screen, report
 from sft.launch.stacks import ask_for_stacks
 from sft.launch.stop import StopRequests, write_stop_file
-from sft.launch.verdict import Ending, Verdict, judge
+from sft.launch.verdict import Ending, Verdict, cannot_start, judge
 from sft.launch.watch import Hang, Watch
 from sft.parent import SUPERVISOR_VARIABLE, supervisor_tag
 from sft.rundir import RunDirectory
@@ -46,6 +46,10 @@ LOOK_SECONDS = 1.0
 LEAVING_SECONDS = 60.0
 # How long before the deadline those are ended that did not leave by themselves.
 ENDING_SECONDS = 5.0
+# How long the ranks here may take to notice that another node's have ended.
+PEER_SECONDS = 20.0
+# Another node's ranks are looked at less often: their files come over the network.
+OTHERS_SECONDS = 15.0
 # torchrun asks the ranks beside a failed one to end, and says whom; or says that it was told to end itself.
 CLOSING = re.compile(r"Sending process (\d+) closing signal")
 TOLD_TO_END = re.compile(r"Received (?:Signals\.)?(\w+) death signal")
@@ -64,6 +68,8 @@ def supervise(
     stop: StopRequests | None = None,
     deadline: Deadline | None = None,
     nodes: int = 1,
+    peers: Peers | None = None,
+    settle: Callable[[Verdict], Verdict] = lambda verdict: verdict,
     stream: TextIO | None = None,
 ) -> int:
     """Run a launcher to its end, and return the run's exit code. Call it from the main thread.
@@ -82,13 +88,15 @@ def supervise(
         first_rank: the first of the ranks that this supervisor starts.
         stop: who notes the signals, where the caller has one already.
         deadline: the ranks leave before it by themselves; what is still there then is ended.
-        nodes: how many supervisors there are, each with `ranks` ranks.
+        nodes: how many supervisors there are, each with `ranks` ranks. The first of them keeps the account.
+        peers: the others.
+        settle: takes what was judged of the ranks here, and returns the end of the run.
         stream: where people read; stderr by default.
     """
     own = range(first_rank, first_rank + ranks)
     clear(run, own, nodes=nodes)
     marks = {path: path.stat().st_size for path in run.logs.glob("*.log")}
-    events = EventFollower(run.events_jsonl, end_of_events(run.events_jsonl))
+    events = EventFollower(run.events_jsonl, end_of_events(run.events_jsonl) if first_rank == 0 else 0)
     screen = Screen(stream or sys.stderr)
     environment = {
         # torchrun would kill ranks that are still saving after 30 s, when a scheduler signals it as well. Later than
@@ -109,7 +117,7 @@ def supervise(
         try:
             launcher = start_bound(command, environment, log, held=stop.signals)
         except OSError as error:
-            verdict, reason = _cannot_start(command, error), None
+            verdict, reason = cannot_start(command, error), None
         else:
             supervision = _Supervision(
                 launcher=launcher,
@@ -119,6 +127,8 @@ def supervise(
                 stop=stop,
                 deadline=deadline,
                 nodes=nodes,
+                peers=peers,
+                own=own,
                 watch=Watch(run, limits or LimitsConfig(), own),
                 environment=environment,
                 ranks=ranks,
@@ -128,31 +138,23 @@ def supervise(
                 log_start=marks.get(run.launcher_log, 0),
             )
             try:
-                verdict = judge(supervision.wait(), run)
+                verdict = settle(judge(supervision.wait(), run))
                 reason = supervision.reason
                 if supervision.hang is not None and verdict.problem is None:
                     screen.say(f"{supervision.hang.line}\nthe run had ended before: nothing of it is lost")
             finally:
                 if stuck := supervision.end_all():
                     screen.say(f"these processes cannot be ended, and still hold what they hold: {stuck}")
-        for event in events.poll():
+        for event in events.poll() if first_rank == 0 else ():
             screen.show(event)
         try:
-            write_end(run, verdict, screen, reason)
+            if first_rank == 0:
+                write_end(run, verdict, screen, reason)
         except OSError as error:
             screen.say(f"the outcome cannot be written: {error}")
         screen.close()
-        report(verdict, read_states(run), run, marks, screen)
+        report(verdict, read_states(run, own), run, marks, screen)
     return verdict.exit_code
-
-
-def _cannot_start(command: Sequence[str], error: OSError) -> Verdict:
-    problem = Problem(
-        f"cannot start {command[0]}: {error.strerror or error}",
-        " ".join(command),
-        "activate the environment that the kit is installed in",
-    )
-    return Verdict("failed", ExitCode.ENVIRONMENT, problem)
 
 
 @dataclass(kw_only=True)
@@ -173,6 +175,8 @@ class _Supervision:
     stop: StopRequests
     deadline: Deadline | None
     nodes: int
+    peers: Peers | None
+    own: range
     watch: Watch
     environment: dict[str, str]
     ranks: int
@@ -185,6 +189,10 @@ class _Supervision:
     look_at: float = 0.0
     done_since: float | None = None
     hang: Hang | None = None
+    others: dict[int, RankState] = field(default_factory=dict)
+    others_at: float = 0.0
+    peer: str | None = None
+    peer_until: float = math.inf
     due: dict[int, float] = field(default_factory=dict)
     killed_here: set[int] = field(default_factory=set)
 
@@ -203,8 +211,11 @@ class _Supervision:
             ranks=self.ranks,
             launcher_pid=self.launcher.pid,
             launcher_code=code,
-            states=read_states(self.run),
-            outcome=read_object(self.run.outcome_json),
+            states=self._own_states(),
+            # The first node's ranks write it; what is seen of it elsewhere may be an earlier launch's.
+            outcome=read_object(self.run.outcome_json) if 0 in self.own else None,
+            first_rank=self.own.start,
+            peer=self.peer,
             stop=self.stopping or ("asked" if self.reason else None),
             killed_here=frozenset(self.killed_here),
             launcher_said=self._launcher_said(),
@@ -240,23 +251,28 @@ class _Supervision:
         return read_from(self.run.launcher_log, self.log_start)
 
     def _show(self) -> None:
-        for event in self.events.poll():
-            self.screen.show(event)
+        if 0 in self.own:
+            for event in self.events.poll():
+                self.screen.show(event)
         self.screen.tick()
+
+    def _own_states(self) -> dict[int, RankState]:
+        """Read what the ranks of this node say; a pid of another node's may be a stranger's here."""
+        return read_states(self.run, self.own)
 
     def _is_over(self) -> bool:
         """Ask for the stop that was wished for; say whether to wait no longer."""
         if self.deadline is not None and self.deadline.seconds_left < ENDING_SECONDS:
             self.stopping = "out of time"
             return True
-        if self.hang is not None:
+        if self.hang is not None or time.monotonic() > self.peer_until:
             return True
         if self.stop.first is None:
             return self.done_since is not None and time.monotonic() > self.done_since + LEAVING_SECONDS
         if self.stopping is None:
             self.stopping = "asked"
             by = "" if self.stop.first is signal.SIGINT else f"{self.stop.first.name} received: "
-            states = read_states(self.run)
+            states = self._own_states()
             # The ranks of other nodes would take these for lost, and may train already.
             if not states or (self.nodes == 1 and not has_trained(states)):
                 return True
@@ -280,7 +296,9 @@ class _Supervision:
         if not TOLD_TO_END.search(said):
             for pid in CLOSING.findall(said):
                 self.due.setdefault(int(pid), now + self.kill_grace_seconds)
-        states = read_states(self.run)
+        states = self._own_states()
+        if self.peer is None and self.peers is not None and (why := self.peers.failure()):
+            self.peer, self.peer_until = why, now + PEER_SECONDS
         for state in states.values():
             if state.status == "failed" and state.pid is not None:
                 self.due.setdefault(state.pid, now + LEAVING_SECONDS / 2)
@@ -292,7 +310,9 @@ class _Supervision:
                 lambda: [process for process in descendants(others) if process.pid in late], grace_seconds=0.0
             )
         # A stop has a limit of its own.
-        if self.stop.first is None and (hang := self.watch.look(states)) is not None:
+        if self.nodes > 1 and now > self.others_at:
+            self.others, self.others_at = read_states(self.run), now + OTHERS_SECONDS
+        if self.stop.first is None and (hang := self.watch.look({**self.others, **states})) is not None:
             below = descendants(self.earlier)
             self.hang = ask_for_stacks(hang, self.run, states, below, self.environment)
         is_done = len(states) == self.ranks and all(state.status == "done" for state in states.values())

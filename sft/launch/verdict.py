@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Ending:
         killed_here: pids that the supervisor killed, whose signals say nothing about the cause.
         launcher_said: the launcher's log of this launch.
         hang: why the supervisor ended a run that came no further.
+        first_rank: of the `ranks` that this supervisor has started; rank 0 says how the run ended.
+        peer: which other node has failed, if one has.
     """
 
     ranks: int
@@ -53,6 +55,8 @@ class Ending:
     killed_here: frozenset[int]
     launcher_said: str
     hang: Hang | None = None
+    first_rank: int = 0
+    peer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Verdict:
     log: Path | None = None
     show_log: bool = False
     details: tuple[str, ...] = ()
+    is_consequence: bool = False
+    """Of what happened on another node, most likely."""
 
 
 def judge(ending: Ending, run: RunDirectory) -> Verdict:
@@ -87,7 +93,9 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
         ending.launcher_code == 0 or everyone_is_done or (is_ended_here and not failed and not signals)
     ):
         return _agreed(ending.outcome, run)
-    if not ending.states and ending.hang is None:
+    if ending.first_rank and everyone_is_done and (ending.launcher_code == 0 or is_ended_here):
+        return Verdict("done", ExitCode.DONE)
+    if not ending.states and ending.hang is None and ending.peer is None:
         return _never_started(ending, run)
     # Peers of a killed rank fail too, often before torchrun has noticed either.
     is_consequence = failed and (
@@ -101,9 +109,11 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
         return Verdict("failed", ExitCode.WORKER_LOST, ending.hang.problem, details=ending.hang.details)
     if ending.stop is not None:
         return _stopped(ending)
+    if ending.peer is not None and not signals:
+        return Verdict("failed", ExitCode.WORKER_LOST, Problem(ending.peer), is_consequence=True)
     missing = [
         rank
-        for rank in range(ending.ranks)
+        for rank in range(ending.first_rank, ending.first_rank + ending.ranks)
         if rank not in ending.states or ending.states[rank].status == "running"
     ]
     if signals:
@@ -126,6 +136,16 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
     return Verdict("failed", ExitCode.BUG, problem, run.rank_log(0), show_log=True)
 
 
+def cannot_start(command: Sequence[str], error: OSError) -> Verdict:
+    """Say that there is nothing to supervise."""
+    problem = Problem(
+        f"cannot start {command[0]}: {error.strerror or error}",
+        " ".join(command),
+        "activate the environment that the kit is installed in",
+    )
+    return Verdict("failed", ExitCode.ENVIRONMENT, problem)
+
+
 def _agreed(outcome: Mapping[str, Any], run: RunDirectory) -> Verdict:
     status, code = str(outcome.get("status", "failed")), int(outcome.get("exit_code", ExitCode.BUG))
     if status != "failed":
@@ -141,7 +161,12 @@ def _failed(state: RankState, run: RunDirectory) -> Verdict:
         problem = Problem(f"rank {state.rank} failed: {state.what}")
     status = "stopped" if state.exit_code == ExitCode.STOPPED else "failed"
     return Verdict(
-        status, state.exit_code, problem, run.rank_log(state.rank), show_log=not state.is_user_problem
+        status,
+        state.exit_code,
+        problem,
+        run.rank_log(state.rank),
+        show_log=not state.is_user_problem,
+        is_consequence=state.exit_code == ExitCode.WORKER_LOST,
     )
 
 

@@ -25,6 +25,11 @@ class Hardware:
         return len(self.gpu_names)
 
 
+def asked_for(gpus: int, cpu_cores: int) -> Hardware:
+    """Return machines as a batch job asks for them, which nobody has seen yet; their memory is not known."""
+    return Hardware(("",) * gpus, (0,) * gpus, cpu_cores, 0)
+
+
 def _visible(count: int, environment: Mapping[str, str], uuids: list[str]) -> list[int]:
     """Apply CUDA_VISIBLE_DEVICES as CUDA does: entries after the first unknown one are not seen."""
     listed = environment.get("CUDA_VISIBLE_DEVICES")

@@ -147,8 +147,11 @@ def _strategy(loaded: LoadedRun, processes: int) -> Strategy:
     return strategy
 
 
-def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
+def make_plan(loaded: LoadedRun, hardware: Hardware, *, is_placed: bool = True) -> Plan:
     """Decide the arrangement of a run on machines like this one.
+
+    Args:
+        is_placed: whether the machines are known already; a batch job learns of them when it starts.
 
     Raises:
         UserError: what is asked for cannot be had exactly: GPUs, processes, batch.
@@ -160,11 +163,12 @@ def make_plan(loaded: LoadedRun, hardware: Hardware) -> Plan:
     per_node = _per_node(loaded, hardware, device)
     processes = per_node * launch.nodes
     strategy = _strategy(loaded, processes)
-    if launch.nodes > 1 and launch.main_process_ip is None:
+    if is_placed and launch.nodes > 1 and launch.main_process_ip is None:
         raise UserError(
             f"{launch.nodes} machines need to know where machine 0 is",
             where=loaded.where("launch.nodes"),
-            fix="set launch.main_process_ip and launch.main_process_port, and launch.machine_rank on each machine",
+            fix="submit it with --on slurm, which finds out; or set launch.main_process_ip and launch.main_process_port,"
+            " and launch.machine_rank on each machine",
         )
     given = config.training.model_fields_set
     batch = divide(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sft.config.loader import load_run
+from sft.config.slurm import SlurmConfig
 from sft.errors import UserError
 from tests.config.reading import read, refusal
 
@@ -176,7 +177,7 @@ def test_keys_that_contradict_each_other_are_refused(tmp_path: Path, text: str, 
     ("text", "message"),
     [
         ("launch: 5", "launch holds keys of its own, not 5"),
-        ("launch: {slurm: gpu}", "launch.slurm holds partition, account, qos, job_name, not 'gpu'"),
+        ("launch: {slurm: gpu}", f"launch.slurm holds {', '.join(SlurmConfig.model_fields)}, not 'gpu'"),
         ("slurm: {partition: gpu}", "unknown key slurm"),
         ("launch: {partition: gpu}", "unknown key launch.partition"),
         ("time_limit: 10", "unknown key time_limit"),
@@ -326,10 +327,10 @@ def test_the_limits_of_phases_are_read_and_a_wrong_one_is_refused_with_the_right
     assert (limits.train, limits.save, limits.prepare) == (30.0, 400.0, 7200.0)
     assert refusal(tmp_path, "launch:\n  limits: {zzz: 30, lode: 5, load: 0}\n") == (
         "unknown key launch.limits.zzz\n  where: run.yaml:4\n"
-        "  fix:   one of: start, prepare, load, train, evaluate, save, export, leave\n"
+        "  fix:   one of: start, meet, prepare, load, train, evaluate, save, export, leave\n"
         "unknown key launch.limits.lode\n  where: run.yaml:4\n  fix:   did you mean launch.limits.load?\n"
         "launch.limits.load must be greater than 0.0, not 0\n  where: run.yaml:4\n  fix:   give such a number"
     )
     assert refusal(tmp_path, "launch:\n  limits: 30\n").splitlines()[0] == (
-        "launch.limits holds start, prepare, load, train, evaluate, save, export, leave, not 30"
+        "launch.limits holds start, meet, prepare, load, train, evaluate, save, export, leave, not 30"
     )

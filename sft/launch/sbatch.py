@@ -1,0 +1,236 @@
+"""The batch job of a run as the text of a script. Pure: the same run gives the same text.
+
+What an HPC user would write by hand: options, knobs, the site's set-up, where the nodes meet, and one supervisor a node.
+Each starts `accelerate launch` with its own machine rank. What is decided of a job's end, `sft job end` decides.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.config.kit import LaunchConfig
+from sft.errors import Problem
+from sft.launch.deadline import seconds_of
+from sft.plan.plan import Plan
+from sft.rundir import RunDirectory
+
+PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./*\[\]-]+")
+"""What needs no quotes in an `#SBATCH` line. A `#` would begin a comment, and a backslash takes the next character."""
+OWN_OPTIONS = {
+    "--array": "launch.slurm.array",
+    "--chdir": "the directory that you submit from",
+    "--cpus-per-task": "launch.slurm.cpus_per_task",
+    "--error": "launch.output_dir",
+    "--gpus-per-node": "launch.gpus_per_node",
+    "--job-name": "launch.slurm.job_name",
+    "--nodes": "launch.nodes",
+    "--ntasks": "launch.nodes",
+    "--ntasks-per-node": "one supervisor a node",
+    "--open-mode": "append",
+    "--output": "output_dir",
+    "--requeue": "launch.slurm.requeue",
+    "--no-requeue": "launch.slurm.requeue",
+    "--signal": "launch.slurm.signal_seconds",
+    "--time": "launch.time_limit",
+    "-J": "launch.slurm.job_name",
+    "-N": "launch.nodes",
+    "-n": "launch.nodes",
+    "-o": "output_dir",
+    "-t": "launch.time_limit",
+}
+"""Options that the kit writes itself, by the key that says them."""
+
+NODE = """\
+set -euo pipefail
+# What is compiled goes to the node's own disk; the supervisor is signalled too, and decides what to do about it.
+scratch=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/sft-$SLURM_JOB_ID.XXXXXX")
+leave() {
+    local code=$?
+    rm -rf "$scratch"
+    if [[ $SLURM_NODEID == 0 ]]; then echo "$code" >"$RUN/_sft/exit-code"; fi
+}
+trap leave EXIT
+trap : USR1 TERM INT HUP
+export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$scratch/triton}"
+export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}"
+"$SFT" launch "$RUN_FILE" "$@" \\
+    --machine_rank "$SLURM_NODEID" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" 2>&1 |
+    (trap '' USR1 TERM INT HUP; if [[ $SLURM_NODEID == 0 ]]; then exec tee -a "$LOGS/node-0.log"; fi
+        exec cat >>"$LOGS/node-$SLURM_NODEID.log")
+"""
+"""What runs on each node. The job's own log shows node 0; every node has a log of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJob:
+    """What the script needs besides the run's own settings.
+
+    Attributes:
+        sft: the kit's command, by its path: the node has the environment that the job was submitted from.
+        directory: where it was submitted, from which the run file's relative paths count.
+        overrides: what is handed to `sft launch` besides the run file: --fresh, --max-restarts 3, ...
+        chained: how many jobs follow one another; none of them is requeued then.
+    """
+
+    launch: LaunchConfig
+    plan: Plan
+    run: RunDirectory
+    sft: Path
+    directory: Path
+    name: str
+    title: str
+    written_by: str
+    overrides: tuple[str, ...] = ()
+    chained: int = 1
+
+    @property
+    def requeues(self) -> bool:
+        """Whether the job goes back into the queue by itself."""
+        return self.launch.slurm.requeue and self.chained == 1
+
+
+def sbatch_lines(launch: LaunchConfig, plan: Plan, *, name: str, log: Path, requeue: bool) -> list[str]:
+    """Return the `#SBATCH` lines of a run, each value quoted as sbatch reads it."""
+    slurm = launch.slurm
+    signal = "USR1" if "SIGUSR1" in launch.stop_signals else launch.stop_signals[0].removeprefix("SIG")
+    at_once = f"%{slurm.array_at_once}" if slurm.array_at_once else ""
+    gpus = plan.device == "gpu" and slurm.gres is None
+    options: list[tuple[str, object]] = [
+        ("job-name", name),
+        ("partition", slurm.partition),
+        ("account", slurm.account),
+        ("qos", slurm.qos),
+        ("reservation", slurm.reservation),
+        ("time", launch.time_limit),
+        ("nodes", plan.nodes),
+        ("ntasks-per-node", 1),
+        ("gpus-per-node", plan.processes_per_node if gpus else None),
+        ("gres", slurm.gres),
+        ("cpus-per-task", slurm.cpus_per_task),
+        ("mem", slurm.mem),
+        ("constraint", slurm.constraint),
+        ("nodelist", slurm.nodelist),
+        ("exclude", slurm.exclude),
+        ("array", f"0-{len(slurm.array) - 1}{at_once}" if slurm.array else None),
+        ("mail-user", slurm.mail_user),
+        ("mail-type", slurm.mail_type),
+        ("output", str(log)),
+        ("open-mode", "append"),
+        ("signal", f"B:{signal}@{slurm.signal_seconds or _signal_seconds(launch.time_limit)}"),
+    ]
+    lines = [f"--{key}={_quoted(str(value))}" for key, value in options if value is not None]
+    lines += ["--exclusive"] if slurm.exclusive else []
+    lines += ["--requeue" if requeue else "--no-requeue"]
+    for line in slurm.extra:
+        key, equals, value = line.partition("=")
+        lines.append(f"{key}={_quoted(value)}" if equals else line)
+    return [f"#SBATCH {line}" for line in lines]
+
+
+def _signal_seconds(time_limit: str | None) -> int:
+    """Return how long before the end Slurm signals a job: the last resort, where the run does not know its end."""
+    seconds = seconds_of(time_limit) if time_limit else None
+    return 60 if seconds is None else max(1, min(60, round(seconds / 10)))
+
+
+def extra_problems(launch: LaunchConfig, where: str) -> Iterator[Problem]:
+    """Tell each further option that the kit writes itself: the second would win in silence."""
+    for line in launch.slurm.extra:
+        option = re.split(r"[ =]", line, maxsplit=1)[0]
+        if option in OWN_OPTIONS:
+            yield Problem(
+                f"launch.slurm.extra holds {option}, which the kit writes itself",
+                where,
+                f"remove it; it is said by {OWN_OPTIONS[option]}",
+            )
+
+
+def job_script(job: BatchJob) -> str:
+    """Return the script that `sbatch` takes."""
+    slurm, run = job.launch.slurm, job.run
+    log = Path(str(run.logs).replace("%", "%%")) / ("job-%A_%a.log" if slurm.array else "job-%j.log")
+    lines = [
+        "#!/bin/bash",
+        *sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=job.requeues),
+        "",
+        f"# {job.title}: {job.plan.describe()[0]}.",
+        f"# Written by: {job.written_by}",
+        "set -euo pipefail",
+        "",
+        "# --- knobs",
+        f"SFT={_word(str(job.sft))}  # the kit",
+        f"RUN={_word(str(run.output_dir))}  # output_dir",
+        'RUN_FILE="$RUN/_sft/submitted.yaml"  # the run file as it was submitted, overrides included',
+        f"OVERRIDES=({' '.join(map(_word, job.overrides))})  # of `sft launch`",
+        *_array(job),
+        'LOGS="$RUN/_sft/logs"',
+        f"cd {_word(str(job.directory))}",
+        *_setup(job.launch.setup),
+        "",
+        "# --- where the nodes meet: a port from the job's number, free on this node, which is the first",
+        f"MASTER_ADDR={_word(job.launch.main_process_ip) if job.launch.main_process_ip else '$(hostname)'}",
+        'MASTER_PORT=$("$SFT" job begin "$RUN") || exit "$?"',
+        "if [[ $MASTER_PORT == finished ]]; then exit 0; fi",
+        "export SFT RUN RUN_FILE LOGS MASTER_ADDR MASTER_PORT PYTHONSAFEPATH=1",
+        "# srun takes its cores from here, not from the options above",
+        'if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi',
+        "",
+        "# --- one supervisor a node",
+        "read -r -d '' NODE <<'END' || true",
+        *NODE.splitlines(),
+        "END",
+        "heard=''  # what Slurm says to this shell is passed on to every node's supervisor",
+        "trap 'heard=USR1' USR1",
+        "trap 'heard=TERM' TERM",
+        'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --unbuffered \\',
+        '    bash -c "$NODE" node "${OVERRIDES[@]}" &',
+        "step=$!",
+        'while kill -0 "$step" 2>/dev/null; do',
+        '    if [[ -n $heard ]]; then kill -s "$heard" "$step" 2>/dev/null || true; heard=\'\'; fi',
+        "    sleep 1 &",
+        '    wait "$!" || true',
+        "done",
+        "code=0",
+        'wait "$step" || code=$?',
+        f'exec "$SFT" job end "$RUN" --status "$code"{" --requeue" if job.requeues else ""}',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _setup(lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    return ["", "# --- launch.setup", "set +u  # modules and conda are not written for -u", *lines, "set -u"]
+
+
+def _array(job: BatchJob) -> list[str]:
+    """Give each task of a sweep its flags and a directory of its own."""
+    if not job.launch.slurm.array:
+        return []
+    cases = [
+        f"    {number}) OVERRIDES+=({' '.join(map(_word, shlex.split(flags)))}) ;;"
+        for number, flags in enumerate(job.launch.slurm.array)
+    ]
+    return [
+        'case "$SLURM_ARRAY_TASK_ID" in',
+        *cases,
+        "esac",
+        'RUN="$RUN/task-$SLURM_ARRAY_TASK_ID"',
+        'OVERRIDES+=(--output_dir "$RUN")',
+    ]
+
+
+def _word(text: str) -> str:
+    """Return a text as one word of bash."""
+    return shlex.quote(text)
+
+
+def _quoted(value: str) -> str:
+    """Return a value as sbatch reads one: it is not bash that does."""
+    if PLAIN.fullmatch(value):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

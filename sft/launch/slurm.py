@@ -1,0 +1,237 @@
+"""Slurm as the kit speaks to it: submit, ask, signal, requeue. Works with and without accounting."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sft.errors import ExitCode, UserError
+
+SECONDS = 60.0
+"""How long Slurm may take to answer: a busy controller takes tens of seconds."""
+FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z/:_]*)=")
+OVER = frozenset(
+    (
+        "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "REVOKED", "TIMEOUT",
+    )
+)  # fmt: skip
+"""States from which a job does not come back by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What Slurm says of a job.
+
+    Attributes:
+        state: Slurm's word: PENDING, RUNNING, ...; "GONE" where Slurm knows the job no more.
+        reason: why it waits, or why it ended, where Slurm says so.
+        nodes: the nodes that it runs on, as Slurm writes them: node[1-2].
+        begin: when it starts or is expected to, in seconds since the epoch.
+        end: when its time is over.
+        restarts: how often it went back into the queue.
+        exit_code: of its script, once it has ended.
+    """
+
+    job: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    begin: float | None = None
+    end: float | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will run no more."""
+        return self.state in OVER or self.state == "GONE"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in the queue and does not run."""
+        return self.state in (
+            "PENDING",
+            "REQUEUED",
+            "REQUEUE_HOLD",
+            "REQUEUE_FED",
+            "CONFIGURING",
+            "SUSPENDED",
+        )
+
+
+def submit(script: str, options: Sequence[str] = ()) -> str:
+    """Submit a script and return the number of its job.
+
+    Raises:
+        UserError: there is no Slurm, or it refuses the job; its own words are kept.
+    """
+    told = _slurm(["sbatch", "--parsable", *options], stdin=script)
+    if told.returncode:
+        words = _said(told)
+        raise UserError(
+            f"Slurm refuses the job: {words}",
+            "sbatch",
+            _fix(words),
+            exit_code=ExitCode.ENVIRONMENT if "Unable to contact" in words else ExitCode.USAGE,
+        )
+    return told.stdout.strip().partition(";")[0]
+
+
+def state_of(job: str) -> JobState:
+    """Ask what has become of a job: of the controller, and of accounting where that has forgotten it.
+
+    Raises:
+        UserError: Slurm does not answer.
+    """
+    told = _slurm(["scontrol", "show", "job", "-o", job])
+    if told.returncode == 0 and told.stdout.strip():
+        return _from_scontrol(job, told.stdout.splitlines()[0])
+    if "Invalid job id" not in told.stderr:
+        raise UserError(
+            f"Slurm does not say what has become of job {job}: {_said(told)}",
+            "scontrol",
+            "try again; `sinfo` shows whether the controller answers",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    told = _slurm(["sacct", "-n", "-P", "-X", "-j", job, "-o", "State,ExitCode,NodeList"])
+    line = next(iter(told.stdout.splitlines()), "") if told.returncode == 0 else ""
+    if line.count("|") != 2:
+        return JobState(job, "GONE")
+    state, code, nodes = line.split("|")
+    return JobState(job, state.split()[0], nodes=nodes, exit_code=_code(code))
+
+
+def cancel(job: str) -> None:
+    """Cancel a job; one that has ended already is no error."""
+    told = _slurm(["scancel", job])
+    if told.returncode and "Invalid job id" not in told.stderr:
+        raise UserError(
+            f"job {job} cannot be cancelled: {_said(told)}",
+            "scancel",
+            f"try again, or: scancel {job}",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+
+
+def ask_to_stop(job: str) -> None:
+    """Signal the job's script, which passes it on to the supervisors: they save and leave."""
+    told = _slurm(["scancel", "--batch", "--signal=USR1", job])
+    if told.returncode:
+        raise UserError(
+            f"job {job} cannot be signalled: {_said(told)}",
+            "scancel",
+            f"try again, or: scancel --batch --signal=USR1 {job}",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+
+
+def requeue(job: str) -> str | None:
+    """Send a job back into the queue; return why Slurm will not, in its own words."""
+    told = _slurm(["scontrol", "requeue", job])
+    return _said(told) if told.returncode else None
+
+
+def is_there() -> bool:
+    """Whether this machine has Slurm's commands."""
+    from shutil import which
+
+    return which("sbatch") is not None
+
+
+def fields(line: str) -> dict[str, str]:
+    """Read one line of `scontrol show ... -o`. Values hold spaces and equals signs: a name begins the next one."""
+    found = list(FIELD.finditer(line))
+    ends = [item.start() for item in found[1:]] + [len(line)]
+    read: dict[str, str] = {}
+    for item, end in zip(found, ends, strict=True):
+        read.setdefault(item[1], line[item.end() : end].strip())
+    return read
+
+
+def _from_scontrol(job: str, line: str) -> JobState:
+    said = fields(line)
+    reason = said.get("Reason", "")
+    return JobState(
+        job,
+        said.get("JobState", "GONE").split()[0],
+        reason="" if reason in ("None", "(null)") else reason,
+        nodes="" if said.get("NodeList") in (None, "(null)") else said["NodeList"],
+        begin=_moment(said.get("StartTime")),
+        end=_moment(said.get("EndTime")),
+        restarts=int(said.get("Restarts", "0")),
+        exit_code=_code(said.get("ExitCode", "")),
+    )
+
+
+def _code(text: str) -> int | None:
+    code, _, signal = text.partition(":")
+    if not code.isdecimal() or not signal.isdecimal():
+        return None
+    return 128 + int(signal) if int(signal) else int(code)
+
+
+def _moment(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return None
+
+
+def _slurm(command: list[str], *, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            # Slurm writes times as SLURM_TIME_FORMAT has them, and what sbatch takes from its environment wins over
+            # the lines of the script.
+            env={name: value for name, value in os.environ.items() if not _misleads(name)},
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {command[0]} on this machine",
+            "PATH",
+            "run this on a login node of the cluster; `module load slurm` where a site has it so",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"Slurm did not answer within {SECONDS:.0f} s",
+            " ".join(command),
+            "try again; `scontrol ping` shows whether the controller is up",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+
+
+def _misleads(name: str) -> bool:
+    return name.startswith("SBATCH_") or name == "SLURM_TIME_FORMAT"
+
+
+def _said(told: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in (told.stderr or told.stdout).splitlines() if line.strip()]
+    return re.sub(r"^\w+: error: ", "", lines[-1]) if lines else f"exit code {told.returncode}"
+
+
+FIXES = (
+    ("partition", "`sinfo -s` lists the partitions; set launch.slurm.partition"),
+    ("account", "`sacctmgr show assoc user=$USER` lists your accounts; set launch.slurm.account"),
+    ("qos", "set launch.slurm.qos to one of `sacctmgr show qos`"),
+    ("time limit", "set launch.time_limit to what the partition allows: `sinfo -o '%P %l'`"),
+    ("node configuration", "no node has what is asked for: see `sinfo -o '%P %D %c %m %G'`, and launch.gpus_per_node,"
+     " launch.slurm.cpus_per_task and mem"),
+    ("memory", "set launch.slurm.mem to what a node has: `sinfo -o '%P %m'`"),
+)  # fmt: skip
+
+
+def _fix(words: str) -> str:
+    lowered = words.lower()
+    return next((fix for word, fix in FIXES if word in lowered), "mend launch.slurm, and submit again")

@@ -1,0 +1,162 @@
+"""Submit a run to Slurm: what the job needs is written into the run directory, then the script is handed over."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.checkpoint import resume
+from sft.config.loader import LoadedRun
+from sft.config.run import RunConfig
+from sft.errors import ExitCode, UserError
+from sft.files import write_whole
+from sft.launch import slurm
+from sft.launch.lock import holder_of
+from sft.launch.queue import note, read_book
+from sft.launch.sbatch import BatchJob, extra_problems, job_script
+from sft.plan.plan import Plan
+from sft.rundir import RunDirectory
+
+PLACES = ("machine_rank", "main_process_ip", "main_process_port")
+"""What each start of a job has anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job whose files are written."""
+
+    job: BatchJob
+    script: str
+
+
+def settings_text(config: RunConfig, *, placed: bool = False) -> str:
+    """Write a resolved run file: what the user has set, without where each start of it lies.
+
+    Args:
+        placed: keep the address of machine 0, which is the user's own.
+    """
+    from ruamel.yaml import YAML
+
+    settings = config.settings()
+    if not placed and "launch" in settings:
+        settings["launch"] = {key: value for key, value in settings["launch"].items() if key not in PLACES}
+    text = io.StringIO()
+    YAML(typ="safe").dump(settings, text)
+    return text.getvalue()
+
+
+def prepare_job(
+    loaded: LoadedRun, plan: Plan, *, title: str, written_by: str, overrides: Sequence[str], chain: int = 1
+) -> Submission:
+    """Write the run file as it is submitted, the plan and the script into the run directory.
+
+    Raises:
+        UserError: an option contradicts the kit's own, or the directory cannot be written.
+    """
+    config = loaded.config
+    run = config.run
+    if problems := list(extra_problems(config.launch, loaded.where("launch.slurm.extra"))):
+        raise UserError.of(problems)
+    _refuse_unwritable(run.output_dir)
+    job = BatchJob(
+        launch=config.launch,
+        plan=plan,
+        run=run,
+        sft=own_command(),
+        directory=Path.cwd(),
+        name=config.launch.slurm.job_name or config.training.run_name or run.output_dir.name,
+        title=title,
+        written_by=written_by,
+        overrides=tuple(overrides),
+        chained=chain,
+    )
+    script = job_script(job)
+    try:
+        run.logs.mkdir(parents=True, exist_ok=True)
+        write_whole(run.submitted_yaml, f"# The run file of: {written_by}\n{settings_text(config)}")
+        write_whole(run.plan_json, plan.to_json())
+        write_whole(run.job_script, script)
+        run.job_script.chmod(0o755)
+    except OSError as error:
+        raise UserError(
+            f"the run directory cannot be written: {error.strerror}",
+            str(error.filename or run.output_dir),
+            "set output_dir to a place that is yours, has room, and is mounted on the compute nodes",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+    return Submission(job, script)
+
+
+def submit(submission: Submission, *, fresh: bool = False) -> list[str]:
+    """Hand the script to Slurm, as often as it is chained, and return the jobs.
+
+    Raises:
+        UserError: the run is in the queue already, runs somewhere, or Slurm refuses it.
+    """
+    run = submission.job.run
+    _refuse_twice(run)
+    if fresh:
+        resume.start_afresh(run, lambda line: print(line, file=sys.stderr))
+    chain = submission.job.chained
+    options = ["--dependency=singleton"] if chain > 1 else []
+    jobs: list[str] = []
+    try:
+        for _ in range(chain):
+            jobs.append(slurm.submit(submission.script, options))
+    except UserError:
+        for job in jobs:
+            slurm.cancel(job)
+        raise
+    note(run, "submitted", jobs=jobs, command=submission.job.written_by)
+    return jobs
+
+
+def own_command() -> Path:
+    """Return the path of the command `sft` that is installed where this process runs.
+
+    Raises:
+        UserError: the kit runs from a directory that it is not installed from.
+    """
+    command = Path(sys.executable).with_name("sft")
+    if not command.exists():
+        raise UserError(
+            "a batch job starts the command `sft`, and it is not installed beside this Python",
+            str(command),
+            "install the kit: bash launch/setup.sh, or pip install -e . in its directory",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    return command
+
+
+def _refuse_twice(run: RunDirectory) -> None:
+    book = read_book(run)
+    for job in book.chain or book.jobs[-1:]:
+        state = slurm.state_of(job)
+        if not state.is_over:
+            raise UserError(
+                f"the run has job {job} already, which is {state.state.lower()}",
+                str(run.output_dir),
+                f"`sft status {shlex.quote(str(run.output_dir))}` shows it, `sft cancel` ends it; or choose another"
+                " output_dir",
+            )
+    if (holder := holder_of(run)) is not None:
+        raise UserError(
+            f"the run runs already: process {holder.get('pid')} on {holder.get('host')}",
+            str(run.output_dir),
+            "wait for it to end, stop it with `sft cancel`, or choose another output_dir",
+        )
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Refuse what a line of the script, or Slurm's own reading of a log's name, cannot hold."""
+    text = str(path)
+    if any(ord(letter) < 32 or letter in "\\" for letter in text):
+        raise UserError(
+            f"Slurm cannot write a log into {text!r}",
+            "output_dir",
+            "choose a directory whose name has no backslash and no control character",
+        )
