@@ -1,4 +1,7 @@
-"""Read a run file and tell every problem in it, without torch, a GPU or the network."""
+"""Read a run file and tell every problem in it, without torch, a GPU or the network.
+
+With --offline: prove that the run needs no network, in a process that reaches none.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run_file", metavar="RUN.yaml", type=Path, help="the run file; then --key value overrides"
     )
     parser.add_argument("--json", action="store_true", help="print settings, sources and plan as JSON")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="prove that all that the run reads is here; what is not, sft fetch brings",
+    )
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     import json
 
+    from sft.check.disk import look_at_disk
+    from sft.check.found import Found
     from sft.check.run import check_run, look_at_rows
+    from sft.errors import ExitCode, UserError
 
-    checked = check_run(arguments.run_file, extra)
-    seen, advice = look_at_rows(checked.loaded)
+    elsewhere = arguments.offline and _names_machines(arguments.run_file, extra)
+    checked = check_run(arguments.run_file, extra, in_batch=elsewhere)
+    found = Found()
+    if arguments.offline:
+        from sft.check.offline import look
+
+        found = look(arguments.run_file, extra)
+    seen, advice = ([], []) if found.rows is not None else look_at_rows(checked.loaded)
+    disk, problems = look_at_disk(checked.loaded, checked.plan, model=found.model, rows=found.rows)
+    seen = [*seen, *(f"offline: {line}" for line in found.lines), *disk]
     warnings = [*checked.warnings, *advice]
     for line in [*checked.notes, *seen]:
         print(f"note: {line}", file=sys.stderr)
+    if found.problems or problems:
+        raise UserError.of([*found.problems, *problems], exit_code=ExitCode.ENVIRONMENT)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:
@@ -43,6 +64,14 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         print(f"{key}: {value}  ({checked.loaded.where(key)})")
     print("\n".join(checked.plan.describe()))
     return 0
+
+
+def _names_machines(path: Path, words: list[str]) -> bool:
+    """Whether a run file says on which machines it runs: this one, a login node perhaps, need not be such a one."""
+    from sft.config.loader import load_run
+
+    launch = load_run(path, words).config.launch
+    return launch.nodes > 1 or launch.gpus_per_node is not None or launch.num_processes is not None
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "cancel": "stop a run: checkpoint first, or --now",
     "check": "read a run file and tell every problem, without torch",
     "data": "show, count and prepare what a run file trains on",
+    "fetch": "bring model, data and prepared data to shared storage, for nodes without internet",
     "certify": "show that a kill costs a run nothing: train, kill, resume, compare",
     "configure": "write an accelerate configuration, by questions or by flags",
     "merge": "merge an adapter into its base model",

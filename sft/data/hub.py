@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sft.data import recalled
 from sft.data.block import SourceFile
 from sft.errors import ExitCode, UserError
 
@@ -34,14 +35,23 @@ def fetch(
     """
     import datasets
 
-    with refusals(name, key):
-        loaded: dict[Any, Any] = datasets.load_dataset(
-            name, name=configuration, data_dir=data_dir, data_files=data_files, keep_in_memory=False
-        )
-    return {
-        str(split): tuple(_file(name, cached["filename"]) for cached in rows.cache_files)
-        for split, rows in loaded.items()
-    }
+    note = None
+    if (data_dir or data_files) and not Path(name).exists():
+        cache = Path(datasets.config.HF_DATASETS_CACHE)
+        note = recalled.note_of(cache, name, configuration, data_dir, data_files)
+    splits = recalled.recall(note) if note is not None and datasets.config.HF_HUB_OFFLINE else None
+    if splits is None:
+        with refusals(name, key):
+            loaded: dict[Any, Any] = datasets.load_dataset(
+                name, name=configuration, data_dir=data_dir, data_files=data_files, keep_in_memory=False
+            )
+            splits = {
+                str(split): [cached["filename"] for cached in rows.cache_files]
+                for split, rows in loaded.items()
+            }
+            if note is not None:
+                recalled.remember(note, splits)
+    return {split: tuple(_file(name, file) for file in files) for split, files in splits.items()}
 
 
 def _file(name: str, path: str) -> SourceFile:

@@ -23,6 +23,12 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 TEMPLATE_DIRECTORY = "additional_chat_templates"
 PATTERNS = ("*token*", "*.jinja", f"{TEMPLATE_DIRECTORY}/*", "vocab*", "merges.txt", "*.model", "config.json")
 """The files of a model on the Hub that a tokenizer is made of."""
+IGNORED = (
+    "original/*", "onnx/*", "gguf/*", "openvino/*", "coreml/*", "metal/*", "checkpoint-*/*", "runs/*",
+    "*.bin", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.gguf", "*.onnx", "*.h5",
+    "*.msgpack", "*.npz", "*.tflite", "*.zip", "*.tar*", "*.index.json",
+)  # fmt: skip
+"""What is never fetched for its name alone: other formats of the model, and weights. Matches whole paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,10 @@ def _directory(name: str, revision: str | None, key: str) -> Path:
     )
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        place = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED)
+        )
+        return Path(place)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
             f"there is no model {name} on the Hub, or no access to it: {_line(error)}",

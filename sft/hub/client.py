@@ -68,15 +68,19 @@ class Deadline:
 
 
 @contextlib.contextmanager
-def limited_client(deadline: Deadline) -> Iterator[None]:
-    """Make every request of huggingface_hub in this block obey the deadline and the limits above."""
+def limited_client(deadline: Deadline, silence_seconds: float = SILENCE_SECONDS) -> Iterator[None]:
+    """Make every request of huggingface_hub in this block obey the deadline and the limits above.
+
+    Args:
+        silence_seconds: how long a server may say nothing.
+    """
     hooks = get_session().event_hooks
 
     def plain() -> httpx2.Client:
         return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
 
     def limited() -> httpx2.Client:
-        return _LimitedClient(deadline, event_hooks=hooks, follow_redirects=True)
+        return _LimitedClient(deadline, silence_seconds, event_hooks=hooks, follow_redirects=True)
 
     set_client_factory(limited)
     try:
@@ -127,18 +131,21 @@ def _told_apart(action: Callable[[], Result]) -> Result:
 class _LimitedClient(httpx2.Client):
     """A client whose requests end, with an answer or an error, within limits."""
 
-    def __init__(self, deadline: Deadline, **settings: Any) -> None:
+    def __init__(self, deadline: Deadline, silence_seconds: float, **settings: Any) -> None:
         super().__init__(**settings)
         self._sft_deadline = deadline
+        self._sft_silence_seconds = silence_seconds
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        silence = self._sft_deadline.left(SILENCE_SECONDS)
+        silence = self._sft_deadline.left(self._sft_silence_seconds)
         connect = min(CONNECT_SECONDS, silence)
         request.extensions["timeout"] = httpx2.Timeout(silence, connect=connect).as_dict()
         try:
             response = super().send(request, **options)
         except httpx2.TransportError as error:
-            self._sft_deadline.left(SILENCE_SECONDS)
+            if "Range" in request.headers:
+                raise  # the rest of a file: the library asks for it again, and would forget what it has
+            self._sft_deadline.left(self._sft_silence_seconds)
             raise TryAgainError(_reason(error)) from error
         if response.status_code in (408, 429) or response.status_code >= 500:
             message = f"it answers {response.status_code}"
