@@ -6,6 +6,7 @@ Each line is one JSON object with `time` (seconds since the epoch) and `event` (
 |----------|--------|
 | start    | run_id, world_size, step (0, or the checkpoint's), run_name, config (what the run file sets), report (names and places of the views) |
 | phase    | phase: load, prepare, train, evaluate, save, export, push |
+| network  | backend, across, inside, links: bytes a second of an all-reduce over all ranks, over a node's, and between nodes |
 | data     | splits: the sums of each prepared split (sft.data.ledger.SplitSummary) |
 | model    | the summary of what was really loaded |
 | log      | step, max_steps, epoch, loss, learning_rate, grad_norm, trained_tokens, trained_tokens_per_second, peak_memory_bytes, seconds_left, and any metric that the trainer logs |

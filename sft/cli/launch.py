@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sft.check.run import CheckedRun
+    from sft.errors import UserError
 
 TAKES_OVERRIDES = True
 
@@ -78,7 +79,11 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     in_batch = arguments.on == "slurm"
     if arguments.chain != 1 and not in_batch:
         raise UserError("--chain is for batch jobs", "--chain", "add --on slurm")
-    checked = check_run(arguments.run_file, extra, in_batch=in_batch)
+    try:
+        checked = check_run(arguments.run_file, extra, in_batch=in_batch)
+    except UserError as error:
+        _tell_machine_0(arguments.run_file, extra, error)
+        raise
     for note in checked.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in checked.warnings:
@@ -110,6 +115,19 @@ def _here(arguments: argparse.Namespace, checked: CheckedRun, written_by: str) -
         allow_changed=arguments.allow_changed,
         max_restarts=arguments.max_restarts,
     )
+
+
+def _tell_machine_0(run_file: Path, extra: list[str], error: UserError) -> None:
+    """Have nobody wait for a machine that refuses the run."""
+    from sft.config.loader import load_run
+    from sft.launch.join import refuse
+
+    try:
+        loaded = load_run(run_file, extra)
+    except UserError:
+        return  # machine 0 reads the same file
+    if loaded.config.launch.machine_rank:
+        refuse(loaded, error.problems)
 
 
 def _on_slurm(arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, written_by: str) -> int:

@@ -15,11 +15,8 @@ from pathlib import Path
 from sft.config.kit import Strategy
 from sft.errors import ExitCode, Problem, UserError
 from sft.launch.accelerate_file import render
-from sft.plan.arrangement import Arrangement, Device, Offload, Precision
+from sft.plan.arrangement import DEFAULT_PORT, Arrangement, Device, Offload, Precision
 from sft.plan.hardware import Hardware
-
-DEFAULT_PORT = 29500
-"""accelerate's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from sft.config.loader import LoadedRun
-from sft.errors import ExitCode, Problem
+from sft.errors import ExitCode, Problem, UserError
 from sft.launch.command import launch_command, process_environment
 from sft.launch.deadline import find_deadline
 from sft.launch.extensions import refuse_stale_locks
@@ -20,6 +21,7 @@ from sft.launch.sameness import differences, node_facts
 from sft.launch.stop import StopNow, StopRequests
 from sft.launch.supervise import supervise
 from sft.launch.verdict import Verdict
+from sft.plan.arrangement import DEFAULT_PORT
 from sft.plan.plan import Plan
 
 PARTING_SECONDS = 30.0
@@ -29,7 +31,7 @@ PARTING_SECONDS = 30.0
 def join(loaded: LoadedRun, plan: Plan) -> int:
     """Run this machine's ranks, as often as machine 0 says, and return the run's exit code."""
     launch = loaded.config.launch
-    member = _member(loaded, plan)
+    member = _member(loaded)
     with StopRequests(launch.stop_signals) as stop:
         deadline = find_deadline(launch.time_limit, say=_say)
         try:
@@ -76,15 +78,22 @@ def join(loaded: LoadedRun, plan: Plan) -> int:
                 return _over(member.last(PARTING_SECONDS))
 
 
-def refuse(loaded: LoadedRun, plan: Plan, problems: Sequence[Problem]) -> None:
+def refuse(loaded: LoadedRun, problems: Sequence[Problem]) -> None:
     """Tell machine 0 that this node cannot run it, so that nobody waits for it."""
-    _member(loaded, plan).join(node_facts(), loaded.config.launch.limits.meet, list(problems))
+    with contextlib.suppress(UserError):  # that of this node is the one to tell
+        _member(loaded).join(node_facts(), loaded.config.launch.limits.meet, list(problems))
 
 
-def _member(loaded: LoadedRun, plan: Plan) -> Member:
-    assert plan.main_process_ip
-    assert plan.main_process_port
-    return Member(loaded.config.run, plan.machine_rank, plan.main_process_ip, plan.main_process_port)
+def _member(loaded: LoadedRun) -> Member:
+    launch = loaded.config.launch
+    address, port = launch.main_process_ip, launch.main_process_port or DEFAULT_PORT
+    if not address:
+        raise UserError(
+            "this machine has to know where machine 0 is",
+            loaded.where("launch.machine_rank"),
+            "set launch.main_process_ip to its address",
+        )
+    return Member(loaded.config.run, launch.machine_rank, address, port)
 
 
 def _over(message: Message) -> int:

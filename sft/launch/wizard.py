@@ -11,7 +11,8 @@ from prompt_toolkit.output import create_output
 from questionary import Choice
 
 from sft.config.kit import Strategy
-from sft.launch.configure import DEFAULT_PORT, Answers, cannot
+from sft.launch.configure import Answers, cannot
+from sft.plan.arrangement import DEFAULT_PORT
 from sft.plan.hardware import Hardware
 
 EXPLAINED = {

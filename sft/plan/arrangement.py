@@ -12,6 +12,8 @@ from sft.config.kit import Strategy
 
 Device = Literal["gpu", "cpu"]
 Offload = Literal["optimizer", "parameters", "both"]
+DEFAULT_PORT = 29500
+"""Where machines meet if nobody says: accelerate's own."""
 Precision = Literal["auto", "no", "bf16", "fp16"]
 
 

@@ -31,7 +31,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     from sft.training import unused
 
     unused.leave_out(config_file.config)
-    from sft.training import agreement, finish, libraries
+    from sft.training import agreement, finish, libraries, network
     from sft.training.arguments import training_arguments
     from sft.training.callbacks import EventsCallback
     from sft.training.datasets import load_training_data
@@ -63,6 +63,7 @@ def train(config_file: LoadedRun, rank: Rank, plan: Plan | None) -> None:
     resume = found_by_rank(config)
     reporter = Reporter(rank, run)
     reporter.start(config, world, resume)
+    network.tell(plan, arguments.device, reporter)
 
     # --- model, adapter
     if data.entry is not None:

@@ -79,7 +79,8 @@ def test_a_run_file_on_a_machine_becomes_an_arrangement(
          "  fix:   set launch.strategy: ddp, or one process"),
         ("nodes: 2", FOUR_GPUS, ExitCode.USAGE,
          "2 machines need to know where machine 0 is\n  where: run.yaml:3\n"
-         "  fix:   set launch.main_process_ip and launch.main_process_port, and launch.machine_rank on each machine"),
+         "  fix:   submit it with --on slurm, which finds out; or set launch.main_process_ip and launch.main_process_port,"
+         " and launch.machine_rank on each machine"),
         ("total_train_batch_size: 10", FOUR_GPUS, ExitCode.USAGE,
          "total_train_batch_size 10 is not a multiple of 4 (4 GPUs)\n  where: run.yaml:3\n  fix:   use 8 or 12"),
     ],
