@@ -14,4 +14,5 @@ ruff check .
 ruff format --check .
 mypy sft/*.py sft/{check,cli,config,data,hub,launch,plan,quickstart,report}
 git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+python -m tests.slurm.install
 exec python -m pytest "$@"

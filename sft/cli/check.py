@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print settings, sources and plan as JSON")
     parser.add_argument(
+        "--on",
+        choices=("here", "slurm"),
+        default="here",
+        help="where it is to run: GPUs as here, or as a job asks for",
+    )
+    parser.add_argument(
         "--offline",
         action="store_true",
         help="prove that all that the run reads is here; what is not, sft fetch brings",
@@ -33,8 +39,9 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.run import check_run, look_at_rows
     from sft.errors import ExitCode, UserError
 
-    elsewhere = arguments.offline and _names_machines(arguments.run_file, extra)
-    checked = check_run(arguments.run_file, extra, in_batch=elsewhere)
+    in_batch = arguments.on == "slurm"
+    in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
+    checked = check_run(arguments.run_file, extra, in_batch=in_batch)
     found = Found()
     if arguments.offline:
         from sft.check.offline import look

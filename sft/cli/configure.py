@@ -1,7 +1,7 @@
 """Write an accelerate configuration, by questions or by flags.
 
 Without --strategy it asks, on a terminal. With it, it asks nothing. Prints the path of the file, or with
---per-machine the command of each machine.
+--per-machine the command of each machine. With --site it writes a group's defaults for `launch:` instead.
 """
 
 from __future__ import annotations
@@ -64,10 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-machine", metavar="DIR", help="one file a machine, with rank, address and port in place"
     )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
+    parser.add_argument(
+        "--site",
+        action="store_true",
+        help="write a group's site file instead, from what this cluster's Slurm shows (SFT_SITE)",
+    )
+    parser.add_argument("--partition", metavar="NAME", help="with --site: the partition to take")
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     """Ask or read the flags, write the files, and print where they are."""
+    if arguments.site or arguments.partition:
+        return _site(arguments)
     from sft.launch.configure import arrange, commands, files_of, output_of, write_all
     from sft.plan.hardware import detect
 
@@ -93,6 +101,26 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     print(f"use it: launch: {{accelerate_config: {output_of(answers)}}} in the run file, or", file=sys.stderr)
     print(f"  {lines[0]}", file=sys.stderr)
     print(output_of(answers))
+    return 0
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    """Write a site file, to stdout where no --output is named."""
+    import getpass
+
+    from sft.errors import UserError
+    from sft.launch.configure import write_all
+    from sft.launch.site import accounts, interfaces, partitions, site_text
+
+    if not arguments.site or arguments.strategy:
+        raise UserError("--site writes no accelerate file", None, "sft configure --site [--partition NAME]")
+    text = site_text(partitions(), accounts(getpass.getuser()), interfaces(), name=arguments.partition)
+    if arguments.output in (None, "-"):
+        print(text, end="")
+        return 0
+    write_all({arguments.output: text}, force=arguments.force)
+    print(f"use it: export SFT_SITE={arguments.output}", file=sys.stderr)
+    print(arguments.output)
     return 0
 
 

@@ -69,4 +69,6 @@ def _log(run: RunDirectory, arguments: argparse.Namespace) -> Path | None:
     if arguments.launcher:
         return run.launcher_log
     jobs = sorted(run.logs.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
-    return jobs[-1] if jobs else run.rank_log(0)
+    if jobs:
+        return jobs[-1]
+    return node if (node := run.logs / "node-0.log").exists() else run.rank_log(0)

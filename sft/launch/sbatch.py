@@ -24,7 +24,7 @@ OWN_OPTIONS = {
     "--array": "launch.slurm.array",
     "--chdir": "the directory that you submit from",
     "--cpus-per-task": "launch.slurm.cpus_per_task",
-    "--error": "launch.output_dir",
+    "--error": "output_dir",
     "--gpus-per-node": "launch.gpus_per_node",
     "--job-name": "launch.slurm.job_name",
     "--nodes": "launch.nodes",

@@ -1,4 +1,9 @@
-"""Find out whether a cluster can start on this machine, and install Slurm where it is missing."""
+"""Find out whether a cluster can start on this machine. Run as a program, install what it lacks: Slurm, and sshd.
+
+The installation is a part of the set-up (tests/run.sh), since tests reach no network:
+
+    python -m tests.slurm.install [--accounting]
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "openssh-server", "openssh-client")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
+SSH_PROGRAMS = ("sshd", "ssh", "ssh-keygen")
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacct")
 # Seen by the installation alone, so that its packages start no service here, and nothing is left to undo.
@@ -30,8 +36,8 @@ ip link add node type veth peer name eth0
 
 
 def cannot_run(accounting: bool = False) -> str | None:
-    """Say why a cluster cannot start here, having installed what it needs; None if it can."""
-    return namespaces_missing() or bridges_missing() or install_missing(accounting)
+    """Say why a cluster cannot start here, or None if it can."""
+    return namespaces_missing() or programs_missing(accounting) or bridges_missing()
 
 
 def namespaces_missing() -> str | None:
@@ -54,22 +60,37 @@ def bridges_missing() -> str | None:
     return None if done.returncode == 0 else f"no bridges or veth pairs here: {_last_line(done)}"
 
 
-def install_missing(accounting: bool = False) -> str | None:
+def programs_missing(accounting: bool = False) -> str | None:
+    """Say what a cluster lacks that would have to be installed, or None if there is all of it."""
+    missing = _missing(PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ()))
+    more = " --accounting" if accounting else ""
+    return f"{', '.join(missing)} not found: python -m tests.slurm.install{more}" if missing else None
+
+
+def ssh_missing() -> str | None:
+    """Say what is missing to log in to a node, or None."""
+    missing = _missing(SSH_PROGRAMS)
+    return f"{', '.join(missing)} not found: python -m tests.slurm.install" if missing else None
+
+
+def install(accounting: bool = False) -> str | None:
     """Install what is missing, which takes seconds; say why that cannot be done, or return None."""
-    programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    programs = (*PROGRAMS, *SSH_PROGRAMS, *(ACCOUNTING_PROGRAMS if accounting else ()))
     packages = PACKAGES + (ACCOUNTING_PACKAGES if accounting else ())
     missing = _missing(programs)
     if not missing:
         return None
+    if os.geteuid() != 0:
+        return f"{', '.join(missing)} not found, and only root can install them"
     if shutil.which("apt-get") is None:
-        return f"{', '.join(missing)} not found, and there is no apt-get to install Slurm with"
+        return f"{', '.join(missing)} not found, and there is no apt-get to install them with"
     words = ["unshare", "--mount", "sh", "-c", QUIET_INSTALL, "install", *packages]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"apt-get has not installed Slurm within {INSTALL_SECONDS} s"
+        return f"apt-get has not installed them within {INSTALL_SECONDS} s"
     if done.returncode != 0:
-        return f"apt-get cannot install Slurm: {_last_line(done)}"
+        return f"apt-get cannot install them: {_last_line(done)}"
     missing = _missing(programs)
     return f"installed, but not found: {', '.join(missing)}" if missing else None
 
@@ -79,6 +100,13 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
+def program(name: str) -> str:
+    """Return the path of a program that is installed."""
+    found = shutil.which(name, path=search_path())
+    assert found is not None, f"{name} is not installed"
+    return found
+
+
 def _missing(programs: tuple[str, ...]) -> list[str]:
     return [program for program in programs if shutil.which(program, path=search_path()) is None]
 
@@ -86,3 +114,8 @@ def _missing(programs: tuple[str, ...]) -> list[str]:
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stderr or done.stdout).strip().splitlines()
     return lines[-1] if lines else f"exit status {done.returncode}"
+
+
+if __name__ == "__main__":
+    if problem := install("--accounting" in sys.argv[1:]):
+        print(f"no Slurm for its tests, which are left out: {problem}", file=sys.stderr)

@@ -284,7 +284,8 @@ def test_a_person_plays_with_one_from_the_command_line(cluster: Cluster, directo
 
 @pytest.mark.slow
 def test_accounting_keeps_what_jobs_did(cluster: Cluster, directory: Path) -> None:
-    if problem := install.install_missing(accounting=True):
+    # MariaDB and slurmdbd are no part of the set-up: half a minute for one test.
+    if problem := install.cannot_run(accounting=True):
         pytest.skip(f"no accounting: {problem}")
     second = Cluster(Settings(nodes=1, accounting=True), directory)
     second.up()
@@ -302,11 +303,16 @@ def test_why_it_cannot_start_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(install, "PROGRAMS", ("no-such-slurmd",))
+    monkeypatch.setattr(install, "SSH_PROGRAMS", ())
+    monkeypatch.setattr(install, "namespaces_missing", lambda: None)
+    assert install.cannot_run() == "no-such-slurmd not found: python -m tests.slurm.install"
+    monkeypatch.undo()
+    monkeypatch.setattr(install, "PROGRAMS", ("no-such-slurmd",))
+    monkeypatch.setattr(install, "SSH_PROGRAMS", ())
     monkeypatch.setenv("PATH", "/nowhere")
-    assert (
-        install.install_missing() == "no-such-slurmd not found, and there is no apt-get to install Slurm with"
-    )
+    assert install.install() == "no-such-slurmd not found, and there is no apt-get to install them with"
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert install.install() == "no-such-slurmd not found, and only root can install them"
     assert install.cannot_run() == "hosts are made of namespaces, which takes root"
     assert main(["--directory", "/nowhere/at-all", "up"]) == 1
     assert capsys.readouterr().err == "hosts are made of namespaces, which takes root\n"
