@@ -130,6 +130,18 @@ def _tell_machine_0(run_file: Path, extra: list[str], error: UserError) -> None:
         refuse(loaded, error.problems)
 
 
+def _prove_offline(run_file: Path, extra: list[str]) -> None:
+    """Refuse to submit what would look for something on nodes that have no internet."""
+    from sft.check.offline import look
+    from sft.errors import ExitCode, UserError
+
+    found = look(run_file, extra)
+    for line in found.lines:
+        print(f"offline: {line}", file=sys.stderr)
+    if found.problems:
+        raise UserError.of(found.problems, exit_code=ExitCode.ENVIRONMENT)
+
+
 def _on_slurm(arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, written_by: str) -> int:
     from sft.check.run import check_run
     from sft.launch.command import one_line
@@ -137,6 +149,8 @@ def _on_slurm(arguments: argparse.Namespace, extra: list[str], checked: CheckedR
 
     for flags in checked.loaded.config.launch.slurm.array:
         check_run(arguments.run_file, [*extra, *shlex.split(flags)], in_batch=True)
+    if checked.loaded.config.launch.offline:
+        _prove_offline(arguments.run_file, extra)
     overrides = ["--allow-changed"] if arguments.allow_changed else []
     if arguments.max_restarts:
         overrides += ["--max-restarts", str(arguments.max_restarts)]

@@ -160,6 +160,9 @@ class LaunchConfig(Section):
     then, counted from its start; the end that Slurm or PBS gives the job counts where it is sooner. 0 is no limit."""
     leave_seconds: float = Field(default=30.0, ge=0)
     """How long before the limit the last checkpoint is to be complete, for the processes to leave."""
+    offline: bool = False
+    """The compute nodes have no internet: nothing is looked for there, and W&B and the Hub get theirs later, by
+    `sft sync` and `sft push`. A batch job is submitted only if all that it reads is on this machine's file systems."""
     setup: list[str] = Field(default_factory=list)
     """Shell lines that a batch script runs first: modules, conda or venv activation."""
     wrap: str = ""

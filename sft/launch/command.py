@@ -61,6 +61,8 @@ def process_environment(
     if plan.device == "cpu":
         ours["DS_ACCELERATOR"] = "cpu"
         ours["CUDA_VISIBLE_DEVICES"] = ""
+    if config.launch.offline:
+        ours |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
     if config.launch.network_interface:
         ours |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), config.launch.network_interface)
     if plan.threads_per_process is not None and "OMP_NUM_THREADS" not in environment:

@@ -170,6 +170,11 @@ def job_script(job: BatchJob) -> str:
         'LOGS="$RUN/_sft/logs"',
         f"cd {_word(str(job.directory))}",
         *_setup(job.launch.setup),
+        *(
+            ["", "# --- launch.offline", "export HF_HUB_OFFLINE=1 WANDB_MODE=offline"]
+            if job.launch.offline
+            else []
+        ),
         "",
         "# --- where the nodes meet: a port from the job's number, free on this node, which is the first",
         f"MASTER_ADDR={_word(job.launch.main_process_ip) if job.launch.main_process_ip else '$(hostname)'}",

@@ -37,7 +37,7 @@ class Submitted:
     cluster: Cluster
     run_file: Path
     run: RunDirectory
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     def sft(self, *words: str, check: bool = True) -> Any:
         """Call the kit on the login node."""
