@@ -20,7 +20,8 @@ from tests.slurm.settings import LOGIN
 
 pytestmark = pytest.mark.slow
 STEPS, EVERY = 40, 5
-SETTINGS: dict[str, Any] = {"max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5}
+# With more than two ranks DDP is not exact to the last bit (docs/reliability.md); ZeRO-2 is.
+SETTINGS: dict[str, Any] = {"strategy": "zero2", "max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5}
 Build = Callable[..., Submitted]
 
 
@@ -62,7 +63,7 @@ def goes_on(
 
 
 def test_a_time_limit_shorter_than_the_run(build: Build, whole: dict[str, bytes]) -> None:
-    run = build(launch={"time_limit": "00:02:00", "leave_seconds": 8}, slow_seconds=3.0, save_steps=100)
+    run = build(launch={"time_limit": "00:02:00", "leave_seconds": 8}, slow_seconds=2.0, save_steps=100)
     job = run.submit()
     run.until(lambda: "goes back into the queue" in run.log(), 180, "requeue")
     since = time.time()
@@ -197,7 +198,7 @@ def test_chained_jobs_where_requeueing_is_forbidden(
 ) -> None:
     run = build(
         launch={"time_limit": "00:02:00", "leave_seconds": 8, "slurm": {"requeue": False}},
-        slow_seconds=3.0, save_steps=100,
+        slow_seconds=2.0, save_steps=100,
     )  # fmt: skip
     run.submit("--chain", "4")
     jobs = run.book.chain
