@@ -22,6 +22,7 @@ COMMANDS = {
     "fetch": "bring model, data and prepared data to shared storage, for nodes without internet",
     "certify": "show that a kill costs a run nothing: train, kill, resume, compare",
     "configure": "write an accelerate configuration, by questions or by flags",
+    "eject": "write a run as stock files, which train without the kit",
     "merge": "merge an adapter into its base model",
     "push": "deliver to the Hub what a run could not",
     "sync": "replay a run's events into W&B, TensorBoard or trackio",

@@ -28,6 +28,7 @@ from sft.launch.link import Link, Message
 from sft.launch.peers import settled
 from sft.launch.stop import StopNow
 from sft.launch.verdict import Verdict
+from sft.plan.arrangement import DEFAULT_PORT
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
@@ -212,8 +213,7 @@ def meeting(plan: Plan, run: RunDirectory) -> Iterator[Head | None]:
     if plan.nodes == 1:
         yield None
         return
-    assert plan.main_process_port
-    head = Head(run, plan.main_process_port, plan.nodes)
+    head = Head(run, plan.main_process_port or DEFAULT_PORT, plan.nodes)
     try:
         yield head
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from sft.config.kit import Strategy
 from sft.config.loader import LoadedRun
 from sft.errors import ExitCode, UserError
-from sft.plan.arrangement import DEFAULT_PORT, Arrangement, Device
+from sft.plan.arrangement import Arrangement, Device
 from sft.plan.batch import Batch, divide
 from sft.plan.hardware import Hardware
 from sft.plan.joined import one_row_at_a_time
@@ -197,7 +197,7 @@ def make_plan(loaded: LoadedRun, hardware: Hardware, *, is_placed: bool = True) 
         accumulation=batch.accumulation,
         machine_rank=launch.machine_rank,
         main_process_ip=launch.main_process_ip,
-        main_process_port=launch.main_process_port or (DEFAULT_PORT if launch.nodes > 1 else None),
+        main_process_port=launch.main_process_port,
         gpu_ids=launch.gpu_ids,
         threads_per_process=threads,
         offload=launch.offload,
