@@ -5,6 +5,10 @@
 #   bash tests/run.sh --slow          # the exhaustive tier too
 #   bash tests/run.sh -k environment  # the checks, and the tests that pytest's arguments name
 set -euo pipefail
+
+# --- knobs
+WORKERS="${WORKERS:-2}" # tests at a time: most launch two processes, and wait for them
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash launch/setup.sh dev
@@ -15,4 +19,4 @@ ruff format --check .
 mypy sft/*.py sft/{check,cli,config,data,hub,launch,plan,quickstart,report}
 git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 python -m tests.slurm.install
-exec python -m pytest "$@"
+exec python -m pytest -n "$WORKERS" "$@"
