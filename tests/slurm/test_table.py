@@ -1,0 +1,9 @@
+"""The page says what the slow tier has measured."""
+
+from __future__ import annotations
+
+from tests.slurm import table
+
+
+def test_the_table_is_the_record() -> None:
+    assert table.on_the_page() == table.render(table.read()), "accept it with: python -m tests.slurm.table"
