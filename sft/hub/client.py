@@ -68,11 +68,11 @@ class Deadline:
 
 
 @contextlib.contextmanager
-def limited_client(deadline: Deadline, silence_seconds: float = SILENCE_SECONDS) -> Iterator[None]:
+def limited_client(deadline: Deadline, silence_seconds: float | None = None) -> Iterator[None]:
     """Make every request of huggingface_hub in this block obey the deadline and the limits above.
 
     Args:
-        silence_seconds: how long a server may say nothing.
+        silence_seconds: how long a server may say nothing; SILENCE_SECONDS unless said.
     """
     hooks = get_session().event_hooks
 
@@ -80,7 +80,8 @@ def limited_client(deadline: Deadline, silence_seconds: float = SILENCE_SECONDS)
         return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None)
 
     def limited() -> httpx2.Client:
-        return _LimitedClient(deadline, silence_seconds, event_hooks=hooks, follow_redirects=True)
+        silence = SILENCE_SECONDS if silence_seconds is None else silence_seconds
+        return _LimitedClient(deadline, silence, event_hooks=hooks, follow_redirects=True)
 
     set_client_factory(limited)
     try:
