@@ -93,7 +93,8 @@ def judge(ending: Ending, run: RunDirectory) -> Verdict:
         ending.launcher_code == 0 or everyone_is_done or (is_ended_here and not failed and not signals)
     ):
         return _agreed(ending.outcome, run)
-    if ending.first_rank and everyone_is_done and (ending.launcher_code == 0 or is_ended_here):
+    # Whatever became of the processes afterwards: gloo's threads may abort an interpreter that ends.
+    if ending.first_rank and everyone_is_done:
         return Verdict("done", ExitCode.DONE)
     if not ending.states and ending.hang is None and ending.peer is None:
         return _never_started(ending, run)

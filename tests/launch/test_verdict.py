@@ -88,3 +88,9 @@ def test_a_failure_that_left_the_others_hanging_comes_before_the_hang() -> None:
 def test_a_full_disk_leaves_a_rank_only_its_exit_code(code: int, known: int) -> None:
     said = f"failed (exitcode: {code}) local_rank: 1 (pid: 101) of binary: python"
     assert judged(rank(0, **LOST), rank(1), said=said).exit_code == known
+
+
+def test_another_node_whose_ranks_are_done_is_done_however_their_processes_ended() -> None:
+    said = f"failed (exitcode: {-signal.SIGABRT}) local_rank: 1 (pid: 103) of binary: python"
+    verdict = judged(rank(2, status="done"), rank(3, status="done"), said=said, first_rank=2)
+    assert (verdict.exit_code, verdict.problem) == (ExitCode.DONE, None)

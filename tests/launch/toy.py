@@ -103,6 +103,10 @@ def main() -> None:
     }
     (directory / f"rank-{accelerator.process_index}.json").write_text(json.dumps(report))
     accelerator.end_training()
+    sys.stdout.flush()
+    # In the interpreter's own end, gloo's threads may abort the process (pytorch/pytorch#179291): seen once,
+    # on a busy machine.
+    os._exit(0)
 
 
 if __name__ == "__main__":
