@@ -72,13 +72,8 @@ class RunDirectory:
 
     @property
     def submitted_yaml(self) -> Path:
-        """The run file as it was submitted to a batch system, overrides included."""
+        """The run file as it was submitted to a platform, overrides included."""
         return self.kit / "submitted.yaml"
-
-    @property
-    def job_script(self) -> Path:
-        """The batch script that was submitted."""
-        return self.kit / "job.sbatch"
 
     @property
     def jobs_jsonl(self) -> Path:

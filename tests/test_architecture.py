@@ -14,7 +14,18 @@ import sft
 from sft.cli.main import COMMANDS
 
 PACKAGE = Path(sft.__file__).parent
-BASE = {"deadline", "errors", "events", "extras", "files", "machine", "parent", "rundir", "__init__"}
+BASE = {
+    "deadline",
+    "errors",
+    "events",
+    "extras",
+    "files",
+    "machine",
+    "mounts",
+    "parent",
+    "rundir",
+    "__init__",
+}
 """Modules at the top of the package, which every room may import and which import no room."""
 
 ARROWS: dict[str, set[str]] = {

@@ -152,7 +152,8 @@ def bill_of(
     if config.training.save_only_model:
         state = 0.0
     elif plan.strategy.is_deepspeed:
-        state = saved + DEEPSPEED_BYTES
+        # ZeRO-3 keeps no copy of the weights that it computes with beside its master weights.
+        state = DEEPSPEED_BYTES + (0.0 if plan.strategy.shards_parameters else saved)
     elif plan.strategy.is_fsdp:
         state = each + moments_bytes(config.training.optim, each)
     else:

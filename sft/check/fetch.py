@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from sft.check.code import other_repositories
-from sft.check.filesystem import existing, gib, node_local, room
+from sft.check.filesystem import gib, node_local, room
 from sft.check.found import Found
 from sft.check.needs import (
     ModelNeed,
@@ -36,6 +36,7 @@ from sft.hub.cached import absent_bytes, cache_directory
 from sft.hub.fetch import ModelFetch, bring, choose_model, list_repository, patiently
 from sft.hub.hashes import Checked
 from sft.hub.refusals import gated, refusals
+from sft.mounts import existing
 
 Say = Callable[[str], None]
 

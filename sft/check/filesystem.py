@@ -1,4 +1,4 @@
-"""What a directory's file system is: its kind, its room, and the user's quota on it. Reads /proc, and runs `quota`."""
+"""What may be written to a directory: the room of its file system, and the user's quota on it. Runs `quota`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MOUNTS = Path("/proc/self/mountinfo")
+from sft.mounts import Mount, existing, mount_of
+
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 SCRATCH_VARIABLES = ("TMPDIR", "SLURM_TMPDIR", "XDG_RUNTIME_DIR", "LOCAL_SCRATCH")
 QUOTA_SECONDS = 5.0
 """A file server that is down must not hold up a check."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mounted file system: what is mounted (`server:/home`), where, and of which kind."""
-
-    source: str
-    point: Path
-    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +42,6 @@ class Room:
         """What sets the bound, for people."""
         by_quota = self.quota_bytes is not None and self.quota_bytes < self.free_bytes
         return "is left of your quota" if by_quota else "is free"
-
-
-def existing(path: Path) -> Path:
-    """Return the nearest directory above a path that is there, with links followed."""
-    path = path.expanduser().absolute()
-    return next(place for place in (path, *path.parents) if place.exists()).resolve()
-
-
-def mount_of(path: Path, table: str | None = None) -> Mount | None:
-    """Find the file system of a path.
-
-    Args:
-        table: /proc/self/mountinfo as text.
-    Source:
-        proc_pid_mountinfo(5): point in field 5, then optional fields up to `-`, then kind and source.
-    """
-    if table is None:
-        try:
-            table = MOUNTS.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-    place, best = existing(path), None
-    for line in table.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kinds = before.split(), after.split()
-        if len(fields) < 5 or len(kinds) < 2:
-            continue
-        point = Path(_plain(fields[4]))
-        # The last one wins among equals: it is mounted over the others.
-        if place.is_relative_to(point) and (best is None or len(point.parts) >= len(best.point.parts)):
-            best = Mount(_plain(kinds[1]), point, kinds[0])
-    return best
 
 
 def node_local(path: Path, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -148,11 +108,6 @@ def _run(command: Sequence[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout
-
-
-def _plain(field: str) -> str:
-    r"""Undo the escapes of mountinfo: \040 for a space."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def gib(count: float) -> str:

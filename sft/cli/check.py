@@ -14,15 +14,17 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from sft.launch.on import names
+
     parser.add_argument(
         "run_file", metavar="RUN.yaml", type=Path, help="the run file; then --key value overrides"
     )
     parser.add_argument("--json", action="store_true", help="print settings, sources and plan as JSON")
     parser.add_argument(
         "--on",
-        choices=("here", "slurm"),
+        choices=("here", *names()),
         default="here",
-        help="where it is to run: GPUs as here, or as a job asks for",
+        help="where it is to run, as `sft launch` takes it: GPUs as here, or as the run file asks for",
     )
     parser.add_argument(
         "--offline",
@@ -33,15 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     import json
+    import os
 
     from sft.check.disk import look_at_disk
     from sft.check.found import Found
     from sft.check.run import check_run, look_at_rows
     from sft.errors import ExitCode, UserError
+    from sft.launch.caches import on_shared
+    from sft.launch.platform import platform
 
-    in_batch = arguments.on == "slurm"
+    asked = None if arguments.on == "here" else platform(arguments.on)
+    in_batch = asked is not None and asked.IS_ELSEWHERE
     in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
     checked = check_run(arguments.run_file, extra, in_batch=in_batch)
+    if asked is not None and (problems := list(asked.problems(checked.loaded, checked.plan))):
+        raise UserError.of(problems)
     found = Found()
     if arguments.offline:
         from sft.check.offline import look
@@ -50,7 +58,9 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     seen, advice = ([], []) if found.rows is not None else look_at_rows(checked.loaded)
     disk, problems = look_at_disk(checked.loaded, checked.plan, model=found.model, rows=found.rows)
     seen = [*seen, *(f"offline: {line}" for line in found.lines), *disk]
-    warnings = [*checked.warnings, *advice]
+    # Elsewhere the nodes' own file systems count, and their launch says it.
+    caches = [] if in_batch else on_shared({**os.environ, **checked.loaded.config.kit.env})
+    warnings = [*checked.warnings, *advice, *caches]
     for line in [*checked.notes, *seen]:
         print(f"note: {line}", file=sys.stderr)
     if found.problems or problems:

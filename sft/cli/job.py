@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _end(run: object, job: str, status: int, *, can_requeue: bool) -> int:
-    from sft.launch import slurm
+    from sft.launch.on import slurm
     from sft.launch.queue import decide, newest_step, note, outcome_of, read_book
     from sft.rundir import RunDirectory
 
@@ -84,7 +84,7 @@ def _end(run: object, job: str, status: int, *, can_requeue: bool) -> int:
 
 def _is_cancelled(job: str) -> bool:
     from sft.errors import UserError
-    from sft.launch import slurm
+    from sft.launch.on import slurm
 
     try:
         return slurm.state_of(job).state == "CANCELLED"

@@ -1,11 +1,11 @@
-"""Check, plan and train a run file: on this machine, or as a batch job.
+"""Check, plan and train a run file: on this machine, in the background, over ssh, or as a batch job.
 
 RUN.yaml comes first; then any of its keys as `--key value`, which win over the file:
 
   sft launch run.yaml --learning_rate 2e-4 --packing --push_to_hub false
   sft launch run.yaml --on slurm
 
-Where output_dir holds a checkpoint, the run continues from it. With --on slurm the number of the job goes to stdout.
+Where output_dir holds a checkpoint, the run continues from it. With --on the job's name goes to stdout.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sft.check.run import CheckedRun
     from sft.errors import UserError
+    from sft.launch.platform import Platform
 
 TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from sft.launch.on import names
+
     parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
     parser.add_argument(
         "--on",
-        choices=("here", "slurm"),
+        choices=("here", *names()),
         default="here",
-        help="here: this machine; slurm: a batch job [here]",
+        help="where: this machine, in the foreground; in the background; machines by ssh; a batch job [here]",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="write the configuration, print the command (with --on slurm the batch script), and stop",
+        help="write the configuration, print the command (with --on the script), and stop",
     )
     parser.add_argument(
         "--fresh",
@@ -73,14 +76,15 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.run import check_run
     from sft.errors import UserError
     from sft.launch.command import one_line
+    from sft.launch.platform import platform
 
     if arguments.strict:
         extra = [*extra, "--strict_data", "true"]
-    in_batch = arguments.on == "slurm"
-    if arguments.chain != 1 and not in_batch:
+    if arguments.chain != 1 and arguments.on != "slurm":
         raise UserError("--chain is for batch jobs", "--chain", "add --on slurm")
+    asked = None if arguments.on == "here" else platform(arguments.on)
     try:
-        checked = check_run(arguments.run_file, extra, in_batch=in_batch)
+        checked = check_run(arguments.run_file, extra, in_batch=asked is not None and asked.IS_ELSEWHERE)
     except UserError as error:
         _tell_machine_0(arguments.run_file, extra, error)
         raise
@@ -90,10 +94,10 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     for line in checked.plan.describe():
         print(line, file=sys.stderr)
-    words = ["sft", "launch", str(arguments.run_file), *(["--on", "slurm"] if in_batch else []), *extra]
-    written_by = one_line(shlex.join(words))
-    if in_batch:
-        return _on_slurm(arguments, extra, checked, written_by)
+    on = [] if asked is None else ["--on", arguments.on]
+    written_by = one_line(shlex.join(["sft", "launch", str(arguments.run_file), *on, *extra]))
+    if asked is not None:
+        return _submit(arguments, extra, checked, asked, written_by)
     return _here(arguments, checked, written_by)
 
 
@@ -120,6 +124,7 @@ def _here(arguments: argparse.Namespace, checked: CheckedRun, written_by: str) -
 def _tell_machine_0(run_file: Path, extra: list[str], error: UserError) -> None:
     """Have nobody wait for a machine that refuses the run."""
     from sft.config.loader import load_run
+    from sft.errors import UserError
     from sft.launch.join import refuse
 
     try:
@@ -142,32 +147,36 @@ def _prove_offline(run_file: Path, extra: list[str]) -> None:
         raise UserError.of(found.problems, exit_code=ExitCode.ENVIRONMENT)
 
 
-def _on_slurm(arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, written_by: str) -> int:
+def _submit(
+    arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, asked: Platform, written_by: str
+) -> int:
     from sft.check.run import check_run
     from sft.launch.command import one_line
     from sft.launch.submit import prepare_job, submit
 
-    for flags in checked.loaded.config.launch.slurm.array:
+    launch = checked.loaded.config.launch
+    for flags in launch.slurm.array if arguments.on == "slurm" else []:
         check_run(arguments.run_file, [*extra, *shlex.split(flags)], in_batch=True)
-    if checked.loaded.config.launch.offline:
+    if launch.offline:
         _prove_offline(arguments.run_file, extra)
     overrides = ["--allow-changed"] if arguments.allow_changed else []
     if arguments.max_restarts:
         overrides += ["--max-restarts", str(arguments.max_restarts)]
-    submission = prepare_job(
+    submission, script = prepare_job(
         checked.loaded,
         checked.plan,
+        asked,
         title=one_line(str(arguments.run_file)),
         written_by=written_by,
         overrides=overrides,
         chain=arguments.chain,
     )
     if arguments.dry_run:
-        print(submission.script, end="")
+        print(script.read_text(encoding="utf-8"), end="")
         return 0
-    jobs = submit(submission, fresh=arguments.fresh)
-    run = submission.job.run
-    print(f"submitted: {run.job_script}", file=sys.stderr)
+    jobs = submit(submission, script, asked, arguments.on, fresh=arguments.fresh)
+    run = submission.run
+    print(f"submitted: {script}", file=sys.stderr)
     print(f"logs: {run.logs}; `sft watch {shlex.quote(str(run.output_dir))}` follows it", file=sys.stderr)
     print("\n".join(jobs))
     return 0

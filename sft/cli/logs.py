@@ -62,13 +62,16 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _log(run: RunDirectory, arguments: argparse.Namespace) -> Path | None:
+    from sft.launch.platform import platform
+    from sft.launch.queue import read_book
+
     if arguments.rank is not None:
         return run.rank_log(arguments.rank)
     if arguments.node is not None:
         return run.logs / f"node-{arguments.node}.log"
     if arguments.launcher:
         return run.launcher_log
-    jobs = sorted(run.logs.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
-    if jobs:
-        return jobs[-1]
+    book = read_book(run)
+    if book.jobs and (own := platform(book.platform).log(run, book.jobs[-1])).exists():
+        return own
     return node if (node := run.logs / "node-0.log").exists() else run.rank_log(0)

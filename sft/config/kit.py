@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from sft.config.limits import LimitsConfig
 from sft.config.section import Section
 from sft.config.slurm import SlurmConfig
+from sft.config.ssh import SshConfig
 
 TIME_LIMIT = r"^(\d+(:[0-5]\d){0,2}|\d+-([01]?\d|2[0-3])(:[0-5]\d){0,2})$"
 """Slurm's forms: MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
@@ -169,9 +170,11 @@ class LaunchConfig(Section):
     """What stands before the launched command, e.g. apptainer exec --nv kit.sif."""
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     """The batch job."""
+    ssh: SshConfig = Field(default_factory=SshConfig)
+    """The machines that are reached by ssh."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     """How long each phase may go without progress."""
 
 
-GROUPS: dict[str, type[Section]] = {"slurm": SlurmConfig, "limits": LimitsConfig}
+GROUPS: dict[str, type[Section]] = {"slurm": SlurmConfig, "ssh": SshConfig, "limits": LimitsConfig}
 """The keys of `launch:` that hold keys of their own."""

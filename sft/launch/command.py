@@ -70,6 +70,23 @@ def process_environment(
     return ours
 
 
+def transport_environment(
+    config: RunConfig, plan: Plan, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return what has NCCL say to a file which network it goes over, unless a user has it say more.
+
+    sft/training/transport.py reads it before the training.
+    """
+    if plan.device != "gpu" or plan.nodes == 1 or "NCCL_DEBUG" in environment:
+        return {}
+    logs = str(config.run.logs).replace("%", "%%")
+    return {
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": "INIT,NET",
+        "NCCL_DEBUG_FILE": f"{logs}/nccl-%h-%p.log",
+    }
+
+
 def one_line(text: str) -> str:
     """Write control characters as escapes: in a comment, what follows a line break would be a line of its own."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

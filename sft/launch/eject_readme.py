@@ -38,6 +38,7 @@ INSTEAD: dict[str, str] = {
     "background_save": "training waits until a checkpoint is written",
     "resume_without": "what a checkpoint lacks is begun anew without a word",
     "launch.machine_rank": "`job.sbatch` reads it on each node; `run.sh` takes MACHINE_RANK",
+    "launch.ssh": "start `run.sh` on each machine yourself, with its MACHINE_RANK",
     "launch.stop_grace_seconds": "nothing stops in order",
     "launch.stop_signals": "nothing stops in order",
     "launch.leave_seconds": "the time limit ends the run wherever it stands",

@@ -1,4 +1,4 @@
-"""Follow a run from outside, by what it writes and by what Slurm says of its job."""
+"""Follow a run from outside, by what it writes and by what its platform says of its job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sft.rundir import RunDirectory
 
 EVENTS_SECONDS = 1.0
 ASK_SECONDS = 10.0
-"""Between two questions to Slurm, whose controller serves everyone."""
+"""Between two questions to the platform: Slurm's controller serves everyone."""
 
 
 def follow(run: RunDirectory, stream: TextIO) -> int:

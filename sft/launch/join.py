@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from sft.config.loader import LoadedRun
 from sft.errors import ExitCode, Problem, UserError
+from sft.launch.caches import on_shared
 from sft.launch.command import launch_command, process_environment
 from sft.launch.deadline import find_deadline
 from sft.launch.extensions import refuse_stale_locks
@@ -59,6 +60,8 @@ def join(loaded: LoadedRun, plan: Plan) -> int:
 
             run = dataclasses.replace(loaded.config.run, machine_rank=plan.machine_rank)
             environment = {**os.environ, **process_environment(loaded.config, plan), **message["environment"]}
+            for problem in on_shared(environment):
+                _say(f"warning: {problem}")
             refuse_stale_locks(environment)
             supervise(
                 launch_command(loaded.config, run.accelerate_yaml, run.run_yaml, plan.machine_rank),

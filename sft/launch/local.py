@@ -26,7 +26,8 @@ from sft.files import write_whole
 from sft.launch import stages
 from sft.launch.accelerate_file import launch_files
 from sft.launch.account import clear
-from sft.launch.command import launch_command, process_environment, shell_command
+from sft.launch.caches import on_shared
+from sft.launch.command import launch_command, process_environment, shell_command, transport_environment
 from sft.launch.deadline import find_deadline
 from sft.launch.extensions import refuse_stale_locks
 from sft.launch.head import Head, meeting
@@ -125,9 +126,13 @@ def launch(
                     if head is not None:
                         head.gather(node_facts(), config.launch.limits.meet)
                     prepared = prepare(loaded, plan, written_by=written_by)
+                    environment = {**os.environ, **prepared.environment}
+                    for problem in on_shared(environment):
+                        _say(f"warning: {problem}")
                     if plan.distributed_type == "DEEPSPEED":
-                        refuse_stale_locks({**os.environ, **prepared.environment})
+                        refuse_stale_locks(environment)
                     handed = _made_ready(loaded, plan, fresh=fresh, allow_changed=allow_changed)
+                    handed |= transport_environment(config, plan)
                     if head is not None:
                         checkpoint = handed[resume.VARIABLE]
                         head.compare(places(config, entry=handed.get(ENTRY), checkpoint=checkpoint))

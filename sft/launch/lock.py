@@ -108,10 +108,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_alive(pid: Any) -> bool:
+    """Say whether a process runs; one that has ended and that nobody has asked about (a zombie) does not."""
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    except (PermissionError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError):
         return True
-    return True

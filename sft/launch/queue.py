@@ -44,6 +44,8 @@ class JobBook:
     starts: list[Start] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)
     """The jobs that the last submission has put one behind the other."""
+    platform: str = "slurm"
+    """That it was submitted to."""
     cancelled: set[str] = field(default_factory=set)
     """Those that `sft cancel` was called for."""
 
@@ -64,9 +66,13 @@ def read_book(run: RunDirectory) -> JobBook:
     for said in read_events(run.jobs_jsonl):
         match said["event"]:
             case "submitted":
-                book.jobs.extend(said["jobs"])
-                book.chain[:] = said["jobs"]
+                book.jobs.extend(job for job in said["jobs"] if job not in book.jobs)
+                book = replace(book, chain=list(said["jobs"]), platform=said.get("on", book.platform))
             case "begun":
+                if said["job"] not in book.jobs:  # submitted by hand
+                    book = replace(
+                        book, jobs=[*book.jobs, said["job"]], chain=[said["job"]], platform="slurm"
+                    )
                 book.starts.append(Start(said["job"], said["step"], said["time"]))
             case "ended" if book.starts:
                 book.starts[-1] = replace(book.starts[-1], ended=said["step"], code=said["code"])

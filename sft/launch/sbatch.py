@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sft.config.kit import LaunchConfig
 from sft.errors import Problem
 from sft.launch.deadline import seconds_of
+from sft.launch.platform import Submission
+from sft.launch.script import head_lines
 from sft.plan.plan import Plan
-from sft.rundir import RunDirectory
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./*\[\]-]+")
 """What needs no quotes in an `#SBATCH` line. A `#` would begin a comment, and a backslash takes the next character."""
@@ -63,34 +63,6 @@ export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}"
         exec cat >>"$LOGS/node-$SLURM_NODEID.log")
 """
 """What runs on each node. The job's own log shows node 0; every node has a log of its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchJob:
-    """What the script needs besides the run's own settings.
-
-    Attributes:
-        sft: the kit's command, by its path: the node has the environment that the job was submitted from.
-        directory: where it was submitted, from which the run file's relative paths count.
-        overrides: what is handed to `sft launch` besides the run file: --fresh, --max-restarts 3, ...
-        chained: how many jobs follow one another; none of them is requeued then.
-    """
-
-    launch: LaunchConfig
-    plan: Plan
-    run: RunDirectory
-    sft: Path
-    directory: Path
-    name: str
-    title: str
-    written_by: str
-    overrides: tuple[str, ...] = ()
-    chained: int = 1
-
-    @property
-    def requeues(self) -> bool:
-        """Whether the job goes back into the queue by itself."""
-        return self.launch.slurm.requeue and self.chained == 1
 
 
 def sbatch_lines(launch: LaunchConfig, plan: Plan, *, name: str, log: Path, requeue: bool) -> list[str]:
@@ -149,35 +121,22 @@ def extra_problems(launch: LaunchConfig, where: str) -> Iterator[Problem]:
             )
 
 
-def job_script(job: BatchJob) -> str:
+def job_script(job: Submission) -> str:
     """Return the script that `sbatch` takes."""
     slurm, run = job.launch.slurm, job.run
+    requeues = slurm.requeue and job.chained == 1
     log = Path(str(run.logs).replace("%", "%%")) / ("job-%A_%a.log" if slurm.array else "job-%j.log")
+    options = sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=requeues)
+    address = shlex.quote(job.launch.main_process_ip) if job.launch.main_process_ip else "$(hostname)"
     lines = [
-        "#!/bin/bash",
-        *sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=job.requeues),
+        *head_lines(job, options=options, knobs=_array(job)),
         "",
-        f"# {job.title}: {job.plan.describe()[0]}.",
-        f"# Written by: {job.written_by}",
-        "set -euo pipefail",
-        "",
-        "# --- knobs",
-        f"SFT={_word(str(job.sft))}  # the kit",
-        f"RUN={_word(str(run.output_dir))}  # output_dir",
-        'RUN_FILE="$RUN/_sft/submitted.yaml"  # the run file as it was submitted, overrides included',
-        f"OVERRIDES=({' '.join(map(_word, job.overrides))})  # of `sft launch`",
-        *_array(job),
-        'LOGS="$RUN/_sft/logs"',
-        f"cd {_word(str(job.directory))}",
-        *_setup(job.launch.setup),
-        *(
-            ["", "# --- launch.offline", "export HF_HUB_OFFLINE=1 WANDB_MODE=offline"]
-            if job.launch.offline
-            else []
-        ),
+        "heard=''  # what Slurm says to this shell is passed on to every node's supervisor",
+        "trap 'heard=USR1' USR1",
+        "trap 'heard=TERM' TERM",
         "",
         "# --- where the nodes meet: a port from the job's number, free on this node, which is the first",
-        f"MASTER_ADDR={_word(job.launch.main_process_ip) if job.launch.main_process_ip else '$(hostname)'}",
+        f"MASTER_ADDR={address}",
         'MASTER_PORT=$("$SFT" job begin "$RUN") || exit "$?"',
         "if [[ $MASTER_PORT == finished ]]; then exit 0; fi",
         "export SFT RUN RUN_FILE LOGS MASTER_ADDR MASTER_PORT PYTHONSAFEPATH=1",
@@ -188,36 +147,27 @@ def job_script(job: BatchJob) -> str:
         "read -r -d '' NODE <<'END' || true  # its end is the text's, which read takes for a failure",
         *NODE.splitlines(),
         "END",
-        "heard=''  # what Slurm says to this shell is passed on to every node's supervisor",
-        "trap 'heard=USR1' USR1",
-        "trap 'heard=TERM' TERM",
         'srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 --unbuffered \\',
         '    bash -c "$NODE" node "${OVERRIDES[@]}" &',
         "step=$!",
         'while kill -0 "$step" 2>/dev/null; do',
-        '    if [[ -n $heard ]]; then kill -s "$heard" "$step" 2>/dev/null || true; heard=\'\'; fi',
         "    sleep 1 &",
         '    wait "$!" || true  # a signal ends it sooner',
+        '    if [[ -n $heard ]]; then kill -s "$heard" "$step" 2>/dev/null || true; heard=\'\'; fi',
         "done",
         "code=0",
         'wait "$step" || code=$?',
-        f'exec "$SFT" job end "$RUN" --status "$code"{" --requeue" if job.requeues else ""}',
+        f'exec "$SFT" job end "$RUN" --status "$code"{" --requeue" if requeues else ""}',
     ]
     return "\n".join(lines) + "\n"
 
 
-def _setup(lines: list[str]) -> list[str]:
-    if not lines:
-        return []
-    return ["", "# --- launch.setup", "set +u  # modules and conda are not written for -u", *lines, "set -u"]
-
-
-def _array(job: BatchJob) -> list[str]:
+def _array(job: Submission) -> list[str]:
     """Give each task of a sweep its flags and a directory of its own."""
     if not job.launch.slurm.array:
         return []
     cases = [
-        f"    {number}) OVERRIDES+=({' '.join(map(_word, shlex.split(flags)))}) ;;"
+        f"    {number}) OVERRIDES+=({shlex.join(shlex.split(flags))}) ;;"
         for number, flags in enumerate(job.launch.slurm.array)
     ]
     return [
@@ -227,11 +177,6 @@ def _array(job: BatchJob) -> list[str]:
         'RUN="$RUN/task-$SLURM_ARRAY_TASK_ID"',
         'OVERRIDES+=(--output_dir "$RUN")',
     ]
-
-
-def _word(text: str) -> str:
-    """Return a text as one word of bash."""
-    return shlex.quote(text)
 
 
 def _quoted(value: str) -> str:

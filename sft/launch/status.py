@@ -1,4 +1,4 @@
-"""Where a run stands, from the few small files that say it and from Slurm. Reads no log, and of the events only the end."""
+"""Where a run stands, from the few small files that say it and from its platform. Reads no log, and of the events only the end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from sft.checkpoint.find import complete
 from sft.errors import UserError
 from sft.events import Event
 from sft.hub.journal import pending
-from sft.launch import slurm
-from sft.launch.queue import read_book
+from sft.launch.platform import JobState, job_states
 from sft.launch.said import read_from, read_object
 from sft.report.lines import clock, measures
 from sft.rundir import RunDirectory
@@ -28,8 +27,8 @@ class RunStatus:
     """What is known of a run.
 
     Attributes:
-        job: the newest job of the run, where one was submitted and Slurm can be asked.
-        problem: why Slurm could not be asked.
+        job: the newest job of the run that runs, waits or has ended, where its platform can be asked.
+        problem: why it could not be asked.
         log: the newest `log` event with a loss; empty before the first.
         phase: the newest phase that the ranks are in, or were.
         last_word: when anything was last written of the run, in seconds since the epoch.
@@ -40,7 +39,7 @@ class RunStatus:
     """
 
     run: RunDirectory
-    job: slurm.JobState | None = None
+    job: JobState | None = None
     problem: str | None = None
     log: Event = field(default_factory=dict)
     phase: str | None = None
@@ -93,7 +92,7 @@ class RunStatus:
         if self.job is None:
             return self.problem or ""
         job = self.job
-        parts = [job.job, "unknown to Slurm" if job.state == "GONE" else job.state.lower().replace("_", " ")]
+        parts = [job.job, "unknown by now" if job.state == "GONE" else job.state.lower().replace("_", " ")]
         if job.reason and job.is_waiting:
             parts.append(f"({job.reason})")
         if job.nodes:
@@ -133,20 +132,18 @@ class RunStatus:
         return f"{text}: {why}" if why else text
 
 
-def status_of(run: RunDirectory, *, ask_slurm: bool = True) -> RunStatus:
+def status_of(run: RunDirectory) -> RunStatus:
     """Look at a run."""
-    book = read_book(run)
     job, problem, later = None, None, 0
-    if book.jobs and ask_slurm:
-        try:
-            states = [slurm.state_of(number) for number in (book.chain or book.jobs)[-1:]]
-            if len(book.chain) > 1:
-                states = [slurm.state_of(number) for number in book.chain]
-            alive = [state for state in states if not state.is_over]
-            job = next((state for state in alive if not state.is_waiting), alive[0] if alive else states[-1])
-            later = len([state for state in alive if state.is_waiting and state is not job])
-        except UserError as error:
-            problem = f"{book.jobs[-1]}: {error.problems[0].what}"
+    try:
+        states = job_states(run)[1]
+        alive = [state for state in states if not state.is_over]
+        job = next(
+            (state for state in [*alive, *states[-1:]] if not state.is_waiting), next(iter(alive), None)
+        )
+        later = len([state for state in alive if state.is_waiting and state is not job])
+    except UserError as error:
+        problem = error.problems[0].what
     events = list(_last_events(run.events_jsonl))
     phases = [event for event in events if event.get("event") == "phase"]
     logs = [event for event in events if event.get("event") == "log" and "loss" in event]

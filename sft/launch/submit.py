@@ -1,4 +1,4 @@
-"""Submit a run to Slurm: what the job needs is written into the run directory, then the script is handed over."""
+"""Submit a run to a platform: what its job needs is written into the run directory, then the script is handed over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sft.checkpoint import resume
@@ -14,23 +13,14 @@ from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.errors import ExitCode, UserError
 from sft.files import write_whole
-from sft.launch import slurm
 from sft.launch.lock import holder_of
-from sft.launch.queue import note, read_book
-from sft.launch.sbatch import BatchJob, extra_problems, job_script
+from sft.launch.platform import Platform, Submission, job_states
+from sft.launch.queue import note
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
 PLACES = ("machine_rank", "main_process_ip", "main_process_port")
 """What each start of a job has anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A job whose files are written."""
-
-    job: BatchJob
-    script: str
 
 
 def settings_text(config: RunConfig, *, placed: bool = False) -> str:
@@ -50,19 +40,29 @@ def settings_text(config: RunConfig, *, placed: bool = False) -> str:
 
 
 def prepare_job(
-    loaded: LoadedRun, plan: Plan, *, title: str, written_by: str, overrides: Sequence[str], chain: int = 1
-) -> Submission:
+    loaded: LoadedRun,
+    plan: Plan,
+    platform: Platform,
+    *,
+    title: str,
+    written_by: str,
+    overrides: Sequence[str],
+    chain: int = 1,
+) -> tuple[Submission, Path]:
     """Write the run file as it is submitted, the plan and the script into the run directory.
 
+    Returns:
+        What is submitted, and the path of its script.
+
     Raises:
-        UserError: an option contradicts the kit's own, or the directory cannot be written.
+        UserError: the platform cannot do what the run file says, or the directory cannot be written.
     """
     config = loaded.config
     run = config.run
-    if problems := list(extra_problems(config.launch, loaded.where("launch.slurm.extra"))):
+    if problems := list(platform.problems(loaded, plan)):
         raise UserError.of(problems)
     _refuse_unwritable(run.output_dir)
-    job = BatchJob(
+    submission = Submission(
         launch=config.launch,
         plan=plan,
         run=run,
@@ -74,13 +74,13 @@ def prepare_job(
         overrides=tuple(overrides),
         chained=chain,
     )
-    script = job_script(job)
+    script = run.kit / platform.SCRIPT
     try:
         run.logs.mkdir(parents=True, exist_ok=True)
         write_whole(run.submitted_yaml, f"# The run file of: {written_by}\n{settings_text(config)}")
         write_whole(run.plan_json, plan.to_json())
-        write_whole(run.job_script, script)
-        run.job_script.chmod(0o755)
+        write_whole(script, platform.script(submission))
+        script.chmod(0o755)
     except OSError as error:
         raise UserError(
             f"the run directory cannot be written: {error.strerror}",
@@ -88,30 +88,23 @@ def prepare_job(
             "set output_dir to a place that is yours, has room, and is mounted on the compute nodes",
             exit_code=ExitCode.ENVIRONMENT,
         ) from None
-    return Submission(job, script)
+    return submission, script
 
 
-def submit(submission: Submission, *, fresh: bool = False) -> list[str]:
-    """Hand the script to Slurm, as often as it is chained, and return the jobs.
+def submit(
+    submission: Submission, script: Path, platform: Platform, name: str, *, fresh: bool = False
+) -> list[str]:
+    """Hand the script to a platform, and return the jobs.
 
     Raises:
-        UserError: the run is in the queue already, runs somewhere, or Slurm refuses it.
+        UserError: the run waits or runs already, or the platform refuses it.
     """
-    run = submission.job.run
+    run = submission.run
     _refuse_twice(run)
     if fresh:
         resume.start_afresh(run, lambda line: print(line, file=sys.stderr))
-    chain = submission.job.chained
-    options = ["--dependency=singleton"] if chain > 1 else []
-    jobs: list[str] = []
-    try:
-        for _ in range(chain):
-            jobs.append(slurm.submit(submission.script, options))
-    except UserError:
-        for job in jobs:
-            slurm.cancel(job)
-        raise
-    note(run, "submitted", jobs=jobs, command=submission.job.written_by)
+    jobs = platform.submit(submission, script)
+    note(run, "submitted", jobs=jobs, on=name, command=submission.written_by)
     return jobs
 
 
@@ -133,12 +126,10 @@ def own_command() -> Path:
 
 
 def _refuse_twice(run: RunDirectory) -> None:
-    book = read_book(run)
-    for job in book.chain or book.jobs[-1:]:
-        state = slurm.state_of(job)
+    for state in job_states(run)[1]:
         if not state.is_over:
             raise UserError(
-                f"the run has job {job} already, which is {state.state.lower()}",
+                f"the run has job {state.job} already, which is {state.state.lower()}",
                 str(run.output_dir),
                 f"`sft status {shlex.quote(str(run.output_dir))}` shows it, `sft cancel` ends it; or choose another"
                 " output_dir",

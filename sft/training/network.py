@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 
 from sft.plan.plan import Plan
+from sft.training import transport
 from sft.training.reporting import Reporter
+from sft.training.transport import Transport
 
 BYTES = {"cuda": 256 << 20, "cpu": 8 << 20}
 """Of one tensor: large enough that the time is the transfer's, small enough to take no time to speak of."""
@@ -30,12 +32,14 @@ class Network:
         inside: an all-reduce over the ranks of one node, by host; empty with one rank a node.
         links: a tensor from the first node's first rank to the first rank of another node and back, by host.
         across: an all-reduce over all ranks.
+        transports: what NCCL goes over, by host; empty with another backend.
     """
 
     backend: str
     across: float
     inside: dict[str, float] = field(default_factory=dict)
     links: dict[str, float] = field(default_factory=dict)
+    transports: dict[str, Transport] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Say it to people, and name what is slow."""
@@ -46,11 +50,18 @@ class Network:
             told[0] += f", between two nodes {_rate(statistics.median(self.links.values()))}"
         told += _slow(self.inside, "inside node {}")
         told += _slow(self.links, "the link to node {}")
-        return told
+        return told + transport.lines(self.transports)
 
     def fields(self) -> dict[str, Any]:
         """Return it as an event's fields."""
-        return {"backend": self.backend, "across": self.across, "inside": self.inside, "links": self.links}
+        networks = {host: found.network for host, found in self.transports.items()}
+        measured = {
+            "backend": self.backend,
+            "across": self.across,
+            "inside": self.inside,
+            "links": self.links,
+        }
+        return measured | ({"transports": networks} if networks else {})
 
 
 def tell(plan: Plan | None, device: torch.device, reporter: Reporter) -> None:
@@ -90,14 +101,17 @@ def measure(plan: Plan, device: torch.device) -> Network:
             links[node] = 2 * _bytes_a_second(
                 lambda peer=peer: _there_and_back(tensor, rank, peer), tensor, device
             )  # type: ignore[misc]
+    backend = dist.get_backend()
+    own = transport.own_transport() if backend == "nccl" else None
     told: list[Any] = [None] * plan.processes
-    dist.all_gather_object(told, (socket.gethostname(), inside, links))
+    dist.all_gather_object(told, (socket.gethostname(), inside, links, own))
     hosts = [told[node * each][0] for node in range(plan.nodes)]
     return Network(
-        dist.get_backend(),
+        backend,
         across,
         {host: told[node * each][1] for node, host in enumerate(hosts)} if each > 1 else {},
         {hosts[node]: rate for node, rate in told[0][2].items()},
+        {} if own is None else {host: told[node * each][3] for node, host in enumerate(hosts)},
     )
 
 

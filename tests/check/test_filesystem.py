@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sft.check import filesystem
-from sft.check.filesystem import Mount, Room, mount_of, node_local, parse_quota, quota_left
+from sft.check.filesystem import Room, node_local, parse_quota, quota_left
+from sft.mounts import Mount, mount_of
 
 TABLE = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw

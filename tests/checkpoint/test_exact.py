@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sft.check import disk
+from sft.check.disk import bill_of
+from sft.check.run import check_run
+from sft.check.weights import read_tensors
 from tests.checkpoint import exact
 from tests.checkpoint.exact import METHODS, SAVED, STEPS, STRATEGIES
 
@@ -21,8 +25,8 @@ CASES = [
     for strategy in STRATEGIES
 ]
 TRAINABLE = {"full": 106_816, "lora": 8_192, "qlora": 8_192}
-COPIES = {"single": 3, "ddp": 3, "zero1": 5, "zero2": 5, "zero3": 5, "fsdp2": 4}
-"""The weights and Adam's two moments. DeepSpeed adds its master weights and the weights as they are computed with;
+COPIES = {"single": 3, "ddp": 3, "zero1": 5, "zero2": 5, "zero3": 4, "fsdp2": 4}
+"""The weights and Adam's two moments. DeepSpeed adds its master weights, and ZeRO-1 and 2 the weights as they are computed with;
 FSDP2 saves the weights a second time, in the form that it loads. benchmarks/checkpoint.py measures a real size."""
 TIED_BYTES = 140_000
 """The head that is tied to the embeddings: FSDP2's state holds it by itself, in both of its copies of the weights."""
@@ -60,6 +64,11 @@ def test_the_continued_run_equals_the_whole_one(
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     tied = 2 * TIED_BYTES if (method, strategy) == ("full", "fsdp2") else 0
     assert size < TRAINABLE[method] * 4 * COPIES[strategy.removesuffix("_offload")] + tied + FIXED_BYTES
+    # What `sft check` has said of its size, before the run.
+    checked = check_run(twice.whole.run.run_yaml)
+    beside = sum(path.stat().st_size for path in tiny_model.glob("*.json*"))
+    said = bill_of(checked.loaded.config, checked.plan, read_tensors(tiny_model) or [], beside=beside)
+    assert said.checkpoint_bytes - disk.BESIDE_BYTES <= size <= said.checkpoint_bytes + tied
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sft.check.filesystem import mount_of
+from sft.mounts import mount_of
 from tests import tiny
 from tests.check.made import write_run
 from tests.loopback.files import FilesHub

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+from tests.made_part import MadePart
+
+PART = MadePart(Path(__file__).parents[2] / "docs" / "reliability.md", "tests.faults.table")
 RECORD = Path(__file__).with_name("record.json")
-BEGIN = "<!-- made by `python -m tests.faults.table` -->\n"
-END = "<!-- end of what was tried -->\n"
 STRATEGIES = ("single", "ddp", "zero3")
 Outcomes = Mapping[str, int]
 Record = dict[str, dict[str, dict[str, int]]]
@@ -70,16 +70,5 @@ def _cell(outcomes: Outcomes) -> str:
     return ", ".join(f"{times} {outcome}" for outcome, times in outcomes.items()) or "-"
 
 
-def on_the_page() -> str:
-    """Return the part of the page that is made."""
-    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-
-
-def main() -> None:
-    """Rewrite that part, and leave the rest as it is."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{render(read())}{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    PART.write(render(read()))

@@ -6,7 +6,7 @@ from tests.faults import table
 
 
 def test_the_page_tells_the_record() -> None:
-    assert table.on_the_page() == table.render(table.read())
+    assert table.PART.read() == table.render(table.read())
 
 
 def test_the_record_holds_what_was_promised() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.config.loader import load_run
-from sft.launch.command import launch_command, one_line, process_environment
-from sft.plan.hardware import Hardware
+from sft.launch.command import launch_command, one_line, process_environment, transport_environment
+from sft.plan.hardware import Hardware, asked_for
 from sft.plan.plan import make_plan
 
 WORDS = ["--model_name_or_path", "m", "--dataset_name", "d", "--launch.device", "cpu"]
@@ -42,3 +42,26 @@ def test_an_offline_run_asks_nobody() -> None:
     found = environment("--launch.offline", "true")
     assert (found["HF_HUB_OFFLINE"], found["WANDB_MODE"]) == ("1", "offline")
     assert "HF_HUB_OFFLINE" not in environment()
+
+
+def test_nccl_says_to_a_file_what_it_goes_over_between_nodes() -> None:
+    words = [
+        "--model_name_or_path",
+        "m",
+        "--dataset_name",
+        "d",
+        "--output_dir",
+        "/runs/50%",
+        "--launch.gpus_per_node",
+        "2",
+    ]
+    place = ["--nodes", "2", "--main_process_ip", "n1", "--main_process_port", "29500"]
+    gpus = asked_for(2, 4)
+    for more, given, expected in [
+        (place, {}, ("INFO", "/runs/50%%/_sft/logs/nccl-%h-%p.log")),
+        (place, {"NCCL_DEBUG": "WARN"}, (None, None)),
+        ([], {}, (None, None)),
+    ]:
+        loaded = load_run(None, [*words, *more], environment={})
+        found = transport_environment(loaded.config, make_plan(loaded, gpus), given)
+        assert (found.get("NCCL_DEBUG"), found.get("NCCL_DEBUG_FILE")) == expected

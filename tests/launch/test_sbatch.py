@@ -12,7 +12,8 @@ import pytest
 
 from sft.config.kit import LaunchConfig, Strategy
 from sft.config.slurm import SlurmConfig
-from sft.launch.sbatch import BatchJob, extra_problems, job_script, sbatch_lines
+from sft.launch.platform import Submission
+from sft.launch.sbatch import extra_problems, job_script, sbatch_lines
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
@@ -20,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "slurm" / "job.sbatch"
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 
 
-def job(directory: str = "/work/me/runs/llama", **more: Any) -> BatchJob:
+def job(directory: str = "/work/me/runs/llama", **more: Any) -> Submission:
     slurm = {"partition": "gpu", "account": "my_account", "cpus_per_task": 32, **more.pop("slurm", {})}
     launch = LaunchConfig(
         nodes=2,
@@ -44,7 +45,7 @@ def job(directory: str = "/work/me/runs/llama", **more: Any) -> BatchJob:
         "written_by": "sft launch llama.yaml --on slurm",
         "overrides": ("--max-restarts", "3"),
     }
-    return BatchJob(**{**settled, **more})
+    return Submission(**{**settled, **more})
 
 
 def test_the_script_is_this_one() -> None:

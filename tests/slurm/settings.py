@@ -26,6 +26,8 @@ class Settings:
     """After how long a silent node is lost; Slurm looks now and then, so it takes 5 to 10 s more."""
     requeue_hold_seconds: int = 5
     """A requeued job waits one second longer than this; 120 where a site sets nothing."""
+    job_age_seconds: int = 3600
+    """After how long the controller forgets a job that has ended; 300 where a site sets nothing."""
     spot_grace_seconds: int = 10
     """GraceTime of the partition `spot`."""
 
@@ -104,7 +106,7 @@ ReturnToService=2
 SlurmdTimeout={settings.slurmd_timeout_seconds}
 MessageTimeout=5
 KillWait=5
-MinJobAge=3600
+MinJobAge={settings.job_age_seconds}
 SchedulerParameters=sched_interval=2,bf_interval=2
 # A preempted job gets the signal of its --signal at once.
 PreemptType=preempt/partition_prio

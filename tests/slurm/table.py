@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
+from tests.made_part import MadePart
+
+PART = MadePart(Path(__file__).parents[2] / "docs" / "cluster.md", "tests.slurm.table")
 RECORD = Path(__file__).with_name("record.json")
-BEGIN = "<!-- made by `python -m tests.slurm.table` -->\n"
-END = "<!-- end of what was tried -->\n"
 COLUMNS = ("fault", "steps trained again", "seconds until a step again", "the run")
 Record = dict[str, dict[str, str]]
 
@@ -45,16 +45,5 @@ def render(found: Record) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def on_the_page() -> str:
-    """Return the part of the page that is made."""
-    return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-
-
-def main() -> None:
-    """Rewrite that part, and leave the rest as it is."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{render(read())}{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    PART.write(render(read()))

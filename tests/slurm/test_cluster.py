@@ -284,16 +284,25 @@ def test_a_person_plays_with_one_from_the_command_line(cluster: Cluster, directo
 
 @pytest.mark.slow
 def test_accounting_keeps_what_jobs_did(cluster: Cluster, directory: Path) -> None:
+    """And the kit asks it for a job that the controller has forgotten."""
     # MariaDB and slurmdbd are no part of the set-up: half a minute for one test.
     if problem := install.cannot_run(accounting=True):
         pytest.skip(f"no accounting: {problem}")
-    second = Cluster(Settings(nodes=1, accounting=True), directory)
+    second = Cluster(Settings(nodes=1, accounting=True, job_age_seconds=2), directory)
     second.up()
     job = submit(second, "exit 3", "--job-name", "kept")
     wait_for_state(second, job, "FAILED")
     words = ["sacct", "-nXP", "-o", "JobID,JobName,State,ExitCode"]
     wait_until(lambda: "FAILED" in second.exec(LOGIN, words).stdout, 20, "sacct tells")
     assert second.exec(LOGIN, words).stdout == f"{job}|kept|FAILED|3:0\n"
+    show = ["scontrol", "show", "job", job]
+    wait_until(
+        lambda: second.exec(LOGIN, show, check=False).returncode, 150, "the controller forgets the job"
+    )
+    ask = (
+        f"from sft.launch.on.slurm import state_of as s; j = s({job!r}); print(j.phase, j.state, j.exit_code)"
+    )
+    assert second.exec(LOGIN, [sys.executable, "-c", ask]).stdout == "over FAILED 3\n"
 
 
 # --- where it cannot start

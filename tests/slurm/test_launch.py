@@ -58,7 +58,7 @@ def test_a_script_that_was_printed_is_submitted_by_hand(
         cluster, tmp_path, tiny_model, nodes=1, processes=1, strategy="single", max_steps=2, save_steps=2
     )
     script = run.sft("launch", str(run.run_file), "--on", "slurm", "--dry-run").stdout
-    assert script == run.run.job_script.read_text()
+    assert script == (run.run.kit / "job.sbatch").read_text()
     by_hand = tmp_path / "job.sbatch"
     by_hand.write_text(script)
     # Another allocation than the run file's is refused before anything is loaded.
@@ -126,3 +126,29 @@ def test_a_job_that_waits_is_cancelled_and_can_be_submitted_again(
     again = run.submit()
     run.sft("cancel", str(run.run_file), "--now")
     wait_for_state(cluster, again, ["CANCELLED"])
+
+
+@pytest.mark.slow
+def test_two_jobs_on_one_node_meet_at_ports_of_their_own(
+    cluster: Cluster, tmp_path: Path, tiny_model: Path
+) -> None:
+    """And the second one's wrapper stands before what is launched."""
+    wrapper = tmp_path / "site wrapper"
+    wrapper.write_text(f'#!/bin/sh\necho "$SLURM_NODEID $1" >>"{tmp_path}/wrapped"\nshift\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    runs = [
+        submitted(
+            cluster, tmp_path / name, tiny_model, slow_seconds=1.0,
+            launch={"wrap": f"'{wrapper}' --nv" if name == "b" else ""},
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    jobs = [run.submit() for run in runs]
+    for run in runs:
+        run.until(lambda run=run: run.steps() >= 1, 120, "first step")
+    assert [job_record(cluster, job)["JobState"] for job in jobs] == ["RUNNING"] * 2, "at the same time"
+    for run, job in zip(runs, jobs, strict=True):
+        assert run.ended(job)["ExitCode"] == "0:0", run.log()
+    ports = [re.search(r"at node1:(\d+)", (run.run.logs / "node-1.log").read_text()) for run in runs]
+    assert len({port[1] for port in ports if port}) == 2
+    assert sorted((tmp_path / "wrapped").read_text().splitlines()) == ["0 --nv", "1 --nv"]

@@ -111,9 +111,13 @@ def reachable(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
         server.kill()
 
 
+def ssh_environment(ssh: str) -> dict[str, str]:
+    return {"SSH": ssh, "SFT": SFT, "PORT": "29511"}
+
+
 def ssh_words(run: Submitted, ssh: str, place: Path) -> tuple[list[str], dict[str, str]]:
     (place / "hosts").write_text("# the nodes\nnode1  # the first\nnode2\n")
-    environment = {**run.environment, "SSH": ssh, "SFT": SFT, "PORT": "29511"}
+    environment = {**run.environment, **ssh_environment(ssh)}
     return ["bash", str(LAUNCH / "ssh.sh"), str(run.run_file)], environment
 
 
@@ -125,10 +129,7 @@ def test_machines_are_started_over_ssh(
     done = cluster.exec(LOGIN, words, cwd=tmp_path, env=environment, check=False, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert run.steps() == 4
-    assert (
-        "machine 1 has come to machine 0 at node1:29511"
-        in (tmp_path / "ssh-logs" / "machine-1.log").read_text()
-    )
+    assert "machine 1 has come to machine 0 at node1:29511" in (run.run.logs / "node-1.log").read_text()
 
 
 def test_ctrl_c_stops_what_was_started_over_ssh_in_order(
@@ -143,3 +144,27 @@ def test_ctrl_c_stops_what_was_started_over_ssh_in_order(
     run.until(lambda: not any("sft" in stray for stray in run.strays()), 30, "end of every process")
     assert '"exit_code": 75' in run.run.outcome_json.read_text()
     assert list(run.run.output_dir.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_run_over_ssh_goes_on_in_the_background_and_is_cancelled(
+    now: bool, cluster: Cluster, tmp_path: Path, tiny_model: Path, reachable: str
+) -> None:
+    run = submitted(
+        cluster, tmp_path, tiny_model, max_steps=60, save_steps=100, slow_seconds=1.0,
+        launch={"ssh": {"hosts": ["node1", "node2"], "command": reachable}},
+    )  # fmt: skip
+    job = run.sft("launch", str(run.run_file), "--on", "ssh").stdout.strip()
+    assert job.endswith("@login")
+    run.until(lambda: run.steps() >= 3, 120, "third step")
+    assert f"{job}  running  on login" in run.sft("status", str(run.run_file)).stdout
+    assert "step 3/60" in run.sft("logs", str(run.run_file)).stdout
+    assert (
+        f"the run has job {job} already"
+        in run.sft("launch", str(run.run_file), "--on", "ssh", check=False).stderr
+    )
+    told = run.sft("cancel", str(run.run_file), *(["--now"] if now else [])).stderr
+    assert ("is ended, and the others after it" if now else "saves a checkpoint and ends") in told
+    run.until(lambda: not any("sft" in stray for stray in run.strays()), 60, "end of every process")
+    assert bool(list(run.run.output_dir.glob("checkpoint-*"))) == (not now)
+    assert "running" not in run.sft("status", str(run.run_file)).stdout

@@ -5,6 +5,9 @@ Each goes on, without anybody's doing, to the weights of the run that was never 
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests.loopback.wandb import API_KEY
 from tests.slurm import table
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import job_record, submit
-from tests.slurm.runs import Submitted, submitted, weights
+from tests.slurm.runs import SFT, Submitted, submitted, weights
 from tests.slurm.settings import LOGIN
 
 pytestmark = pytest.mark.slow
@@ -23,6 +27,8 @@ STEPS, EVERY = 40, 5
 # With more than two ranks DDP is not exact to the last bit (docs/reliability.md); ZeRO-2 is.
 SETTINGS: dict[str, Any] = {"strategy": "zero2", "max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5}
 Build = Callable[..., Submitted]
+Fault = Callable[[Cluster, str], None]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -159,38 +165,65 @@ def test_a_rank_that_is_killed_is_started_again_inside_the_job(build: Build, who
     goes_on(run, job, "a rank killed, with --max-restarts", since, whole)
 
 
-def test_a_node_is_powered_off(build: Build, cluster: Cluster, whole: dict[str, bytes]) -> None:
+@pytest.mark.parametrize(
+    ("fault", "act", "mend"),
+    [
+        pytest.param("a node powered off, and on again", Cluster.crash, Cluster.boot, id="power"),
+        pytest.param("slurmd killed, and started again", Cluster.kill_slurmd, Cluster.boot, id="slurmd"),
+        pytest.param("a link cut, and mended", Cluster.cut, Cluster.mend, id="link"),
+    ],
+)
+def test_a_node_is_lost(
+    fault: str, act: Fault, mend: Fault, build: Build, cluster: Cluster, whole: dict[str, bytes]
+) -> None:
     run = build()
     job = run.submit()
     step_is_done(run, 8)
     since = time.time()
-    cluster.crash("node2")
+    act(cluster, "node2")
     run.until(lambda: job_record(cluster, job)["JobState"] != "RUNNING", 60, "word from Slurm")
-    cluster.boot("node2")
-    goes_on(run, job, "a node powered off, and on again", since, whole)
+    mend(cluster, "node2")
+    goes_on(run, job, fault, since, whole)
 
 
-def test_slurmd_is_killed(build: Build, cluster: Cluster, whole: dict[str, bytes]) -> None:
-    run = build()
+def test_a_run_that_comes_no_further_stops_going_back(build: Build, cluster: Cluster) -> None:
+    run = build(slow_seconds=60.0)
     job = run.submit()
-    step_is_done(run, 8)
-    since = time.time()
-    cluster.kill_slurmd("node2")
-    run.until(lambda: job_record(cluster, job)["JobState"] != "RUNNING", 60, "word from Slurm")
-    run.until(lambda: not run.strays(), 30, "end of every process")
-    cluster.boot("node2")
-    goes_on(run, job, "slurmd killed, and started again", since, whole)
+    node_1 = run.run.logs / "node-1.log"
+
+    def meetings() -> int:
+        said = node_1.read_text() if node_1.exists() else ""
+        return said.count("machine 1 has come to machine 0")
+
+    for _ in range(2):
+        before = meetings()
+        run.until(lambda before=before: meetings() > before, 90, "meeting of the nodes")
+        cluster.exec(LOGIN, ["scancel", "--batch", "--signal=USR1", job])
+    assert run.ended(job)["ExitCode"] == "75:0", run.log()
+    assert "2 starts in a row came no further than the start" in run.log()
 
 
-def test_a_link_is_cut_and_mended(build: Build, cluster: Cluster, whole: dict[str, bytes]) -> None:
-    run = build()
+def test_a_run_that_was_requeued_is_one_run_in_wandb(build: Build, cluster: Cluster) -> None:
+    run = build(report_to="wandb", launch={"offline": True}, max_steps=12)
     job = run.submit()
-    step_is_done(run, 8)
-    since = time.time()
-    cluster.cut("node2")
-    run.until(lambda: job_record(cluster, job)["JobState"] != "RUNNING", 60, "word from Slurm")
-    cluster.mend("node2")
-    goes_on(run, job, "a link cut, and mended", since, whole)
+    step_is_done(run, 4)
+    cluster.exec(LOGIN, ["scancel", "--batch", "--signal=USR1", job])
+    assert run.ended(job)["ExitCode"] == "0:0", run.log()
+    assert len(run.book.starts) == 2
+    words = [sys.executable, "-m", "tests.slurm.login_wandb"]
+    server = cluster.popen(LOGIN, words, cwd=REPOSITORY, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    online = {
+        "WANDB_BASE_URL": server.stdout.readline().strip(),
+        "WANDB_API_KEY": API_KEY,
+        "WANDB_MODE": "online",
+    }
+    cluster.exec(
+        LOGIN, [SFT, "sync", str(run.run.output_dir)], env={**run.environment, **online}, timeout=120
+    )
+    server.terminate()
+    left, _ = server.communicate(timeout=30)
+    assert list(json.loads(left).values()) == [list(range(1, 13))]
 
 
 def test_chained_jobs_where_requeueing_is_forbidden(

@@ -6,4 +6,4 @@ from tests.slurm import table
 
 
 def test_the_table_is_the_record() -> None:
-    assert table.on_the_page() == table.render(table.read()), "accept it with: python -m tests.slurm.table"
+    assert table.PART.read() == table.render(table.read()), "accept it with: python -m tests.slurm.table"

@@ -1,15 +1,22 @@
-"""Slurm as the kit speaks to it: submit, ask, signal, requeue. Works with and without accounting."""
+"""A batch job on a Slurm cluster. Speaks to Slurm by its commands, and works with and without accounting."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
+from typing import Literal
 
-from sft.errors import ExitCode, UserError
+from sft.config.loader import LoadedRun
+from sft.errors import ExitCode, Problem, UserError
+from sft.launch.platform import JobState, Submission
+from sft.launch.sbatch import extra_problems, job_script
+from sft.plan.plan import Plan
+from sft.rundir import RunDirectory
 
 SECONDS = 60.0
 """How long Slurm may take to answer: a busy controller takes tens of seconds."""
@@ -17,69 +24,82 @@ FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z/:_]*)=")
 OVER = frozenset(
     (
         "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-        "REVOKED", "TIMEOUT",
+        "REVOKED", "TIMEOUT", "GONE",
     )
 )  # fmt: skip
 """States from which a job does not come back by itself."""
+WAITING = frozenset(
+    (
+        "PENDING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+        "CONFIGURING",
+        "SUSPENDED",
+    )
+)
+"""States of a job that is in the queue and does not run."""
+
+SCRIPT = "job.sbatch"
+IS_ELSEWHERE = True
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """What Slurm says of a job.
-
-    Attributes:
-        state: Slurm's word: PENDING, RUNNING, ...; "GONE" where Slurm knows the job no more.
-        reason: why it waits, or why it ended, where Slurm says so.
-        nodes: the nodes that it runs on, as Slurm writes them: node[1-2].
-        begin: when it starts or is expected to, in seconds since the epoch.
-        end: when its time is over.
-        restarts: how often it went back into the queue.
-        exit_code: of its script, once it has ended.
-    """
-
-    job: str
-    state: str
-    reason: str = ""
-    nodes: str = ""
-    begin: float | None = None
-    end: float | None = None
-    restarts: int = 0
-    exit_code: int | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it will run no more."""
-        return self.state in OVER or self.state == "GONE"
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it is in the queue and does not run."""
-        return self.state in (
-            "PENDING",
-            "REQUEUED",
-            "REQUEUE_HOLD",
-            "REQUEUE_FED",
-            "CONFIGURING",
-            "SUSPENDED",
-        )
+def problems(loaded: LoadedRun, plan: Plan) -> Iterator[Problem]:
+    """Tell each option of launch.slurm.extra that contradicts the kit's own."""
+    return extra_problems(loaded.config.launch, loaded.where("launch.slurm.extra"))
 
 
-def submit(script: str, options: Sequence[str] = ()) -> str:
-    """Submit a script and return the number of its job.
+def script(submission: Submission) -> str:
+    """Return what sbatch takes."""
+    return job_script(submission)
+
+
+def submit(submission: Submission, script: Path) -> list[str]:
+    """Submit a script, as often as it is chained, and return the numbers of its jobs.
 
     Raises:
         UserError: there is no Slurm, or it refuses the job; its own words are kept.
     """
-    told = _slurm(["sbatch", "--parsable", *options], stdin=script)
-    if told.returncode:
-        words = _said(told)
-        raise UserError(
-            f"Slurm refuses the job: {words}",
-            "sbatch",
-            _fix(words),
-            exit_code=ExitCode.ENVIRONMENT if "Unable to contact" in words else ExitCode.USAGE,
-        )
-    return told.stdout.strip().partition(";")[0]
+    options = ["--dependency=singleton"] if submission.chained > 1 else []
+    text, jobs = script.read_text(encoding="utf-8"), list[str]()
+    for _ in range(submission.chained):
+        told = _slurm(["sbatch", "--parsable", *options], stdin=text)
+        if told.returncode:
+            for job in jobs:
+                cancel(job)
+            words = _said(told)
+            raise UserError(
+                f"Slurm refuses the job: {words}",
+                "sbatch",
+                _fix(words),
+                exit_code=ExitCode.ENVIRONMENT if "Unable to contact" in words else ExitCode.USAGE,
+            )
+        jobs.append(told.stdout.strip().partition(";")[0])
+    return jobs
+
+
+def state(run: RunDirectory, job: str) -> JobState:
+    """Ask what has become of a job of a run."""
+    return state_of(job)
+
+
+def stop(run: RunDirectory, job: JobState, *, now: bool) -> str:
+    """Take a job out of the queue or end it; one that runs, and not at once, is signalled to save and leave."""
+    if now or job.is_waiting:
+        cancel(job.job)
+        return f"job {job.job} is cancelled" + ("" if now else ": it had not begun")
+    ask_to_stop(job.job)
+    return (
+        f"job {job.job} saves a checkpoint and ends; `sft watch {shlex.quote(str(run.output_dir))}` shows it"
+    )
+
+
+def log(run: RunDirectory, job: str) -> Path:
+    """Return the job's log; of an array, its task's that has written last."""
+    tasks = sorted(run.logs.glob(f"job-{job}_*.log"), key=lambda path: path.stat().st_mtime)
+    return tasks[-1] if tasks else run.logs / f"job-{job}.log"
 
 
 def state_of(job: str) -> JobState:
@@ -101,9 +121,9 @@ def state_of(job: str) -> JobState:
     told = _slurm(["sacct", "-n", "-P", "-X", "-j", job, "-o", "State,ExitCode,NodeList"])
     line = next(iter(told.stdout.splitlines()), "") if told.returncode == 0 else ""
     if line.count("|") != 2:
-        return JobState(job, "GONE")
-    state, code, nodes = line.split("|")
-    return JobState(job, state.split()[0], nodes=nodes, exit_code=_code(code))
+        return JobState(job, "over", "GONE")
+    word, code, nodes = line.split("|")
+    return JobState(job, _phase(word.split()[0]), word.split()[0], nodes=nodes, exit_code=_code(code))
 
 
 def cancel(job: str) -> None:
@@ -156,9 +176,11 @@ def fields(line: str) -> dict[str, str]:
 def _from_scontrol(job: str, line: str) -> JobState:
     said = fields(line)
     reason = said.get("Reason", "")
+    word = said.get("JobState", "GONE").split()[0]
     return JobState(
         job,
-        said.get("JobState", "GONE").split()[0],
+        _phase(word),
+        word,
         reason="" if reason in ("None", "(null)") else reason,
         nodes="" if said.get("NodeList") in (None, "(null)") else said["NodeList"],
         begin=_moment(said.get("StartTime")),
@@ -166,6 +188,12 @@ def _from_scontrol(job: str, line: str) -> JobState:
         restarts=int(said.get("Restarts", "0")),
         exit_code=_code(said.get("ExitCode", "")),
     )
+
+
+def _phase(word: str) -> Literal["waiting", "running", "over"]:
+    if word in OVER:
+        return "over"
+    return "waiting" if word in WAITING else "running"
 
 
 def _code(text: str) -> int | None:

@@ -1,0 +1,56 @@
+"""How every script that starts a run begins: what it is, knobs to edit, where it runs, the site's set-up. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sft.launch.platform import Submission
+
+
+def head_lines(
+    job: Submission, *, options: Sequence[str] = (), knobs: Sequence[str] = (), has_setup: bool = True
+) -> list[str]:
+    """Return the first lines of a script.
+
+    Args:
+        options: lines that a scheduler reads, which have to come first.
+        knobs: further variables, which may use those that are always there: SFT, RUN, RUN_FILE, OVERRIDES, LOGS.
+        has_setup: run the lines of `launch.setup` here.
+    """
+    return [
+        "#!/bin/bash",
+        *options,
+        *([""] if options else []),
+        f"# {job.title}: {job.plan.describe()[0]}.",
+        f"# Written by: {job.written_by}",
+        "set -euo pipefail",
+        "",
+        "# --- knobs",
+        f"SFT={shlex.quote(str(job.sft))}  # the kit",
+        f"RUN={shlex.quote(str(job.run.output_dir))}  # output_dir",
+        'RUN_FILE="$RUN/_sft/submitted.yaml"  # the run file as it was submitted, overrides included',
+        f"OVERRIDES=({shlex.join(job.overrides)})  # of `sft launch`",
+        *knobs,
+        'LOGS="$RUN/_sft/logs"',
+        f"cd {shlex.quote(str(job.directory))}",
+        *(setup_lines(job) if has_setup else []),
+    ]
+
+
+def setup_lines(job: Submission) -> list[str]:
+    """Return the site's own lines, and what `launch.offline` sets."""
+    setup, lines = job.launch.setup, []
+    if setup:
+        lines += [
+            "",
+            "# --- launch.setup",
+            "set +u  # modules and conda are not written for -u",
+            *setup,
+            "set -u",
+        ]
+    if job.launch.offline:
+        lines += ["", "# --- launch.offline", "export HF_HUB_OFFLINE=1 WANDB_MODE=offline"]
+    return lines
