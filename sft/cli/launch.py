@@ -74,7 +74,8 @@ def _count(word: str) -> int:
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.run import check_run
-    from sft.errors import UserError
+    from sft.errors import ExitCode, UserError
+    from sft.launch.caches import no_room
     from sft.launch.command import one_line
     from sft.launch.platform import platform
 
@@ -85,6 +86,8 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     asked = None if arguments.on == "here" else platform(arguments.on)
     try:
         checked = check_run(arguments.run_file, extra, in_batch=asked is not None and asked.IS_ELSEWHERE)
+        if asked is None and checked.plan.nodes > 1 and (problems := list(no_room())):
+            raise UserError.of(problems, exit_code=ExitCode.ENVIRONMENT)
     except UserError as error:
         _tell_machine_0(arguments.run_file, extra, error)
         raise

@@ -1,7 +1,13 @@
-"""Where kernels are compiled to: on a file system that other machines serve, every rank of every node waits for it."""
+"""The disk of the node itself: whether there is room on it, and whether compiled kernels go there.
+
+On a file system that other machines serve, every rank of every node waits for it.
+"""
 
 from __future__ import annotations
 
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +19,22 @@ DEFAULTS = {
     "TORCH_EXTENSIONS_DIR": ("XDG_CACHE_HOME", "torch_extensions"),
 }
 """Variable -> the variable below whose directory the cache lies without it, and where there. Without either: HOME."""
+
+SCRATCH_BYTES = 1 << 30
+"""What a node's own disk is to have free: compiled kernels take some 100 MB, a torch extension as much."""
+
+
+def no_room() -> Iterator[Problem]:
+    """Tell that this node's own disk, $TMPDIR or /tmp, has too little room to start on."""
+    place = tempfile.gettempdir()
+    free = shutil.disk_usage(place).free
+    if free < SCRATCH_BYTES:
+        yield Problem(
+            f"{socket.gethostname()} has {free / 2**20:,.0f} MiB free on its own disk, and a start takes"
+            f" {SCRATCH_BYTES / 2**20:,.0f}: kernels are compiled there",
+            place,
+            "set TMPDIR to a disk of the node with room, make some, or leave the node out: launch.slurm.exclude",
+        )
 
 
 def on_shared(environment: Mapping[str, str], table: str | None = None) -> Iterator[Problem]:

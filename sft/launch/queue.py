@@ -186,7 +186,7 @@ def decide(
     else:
         return Decision(code, False, _why_not(code))
     if book.in_vain >= STARTS_IN_VAIN:
-        at = f"step {last.begun}" if last else "the start"
+        at = f"step {last.begun}" if last and last.begun else "the start"
         return Decision(code, False, f"{why}, but {book.in_vain} starts in a row came no further than {at}")
     if not can_requeue:
         return Decision(code, False, f"{why}; the run continues when it is submitted again")

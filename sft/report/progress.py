@@ -6,6 +6,7 @@ then to keep the clock moving.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -78,7 +79,7 @@ class ProgressPrinter:
 
     def __init__(self, stream: TextIO, *, live: bool | None = None) -> None:
         self.stream = stream
-        self.live = stream.isatty() if live is None else live
+        self.live = stream.isatty() and os.environ.get("TERM") != "dumb" if live is None else live
         self._view = View(phase_since=time.monotonic())
         self._phase_said: str | None = None
         self._drawn: Live | None = None

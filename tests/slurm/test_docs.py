@@ -64,6 +64,8 @@ def test_the_pages_commands_run(cluster: Cluster, tmp_path: Path, tiny_model: Pa
             LOGIN, ["bash", "-c", line], cwd=tmp_path, env=environment, check=False, timeout=240
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if line.startswith("sbatch"):
+            run.until(lambda: run.steps() >= 1, 120, "first step")
         ran.append(" ".join(line.split()[:2]))
     assert {"sft configure", "sft check", "sft fetch", "sft launch", "sft status", "sft watch"} <= set(ran)
     assert {"sft logs", "sft cancel", "sbatch job.sbatch"} <= set(ran)

@@ -132,14 +132,18 @@ def test_a_job_that_waits_is_cancelled_and_can_be_submitted_again(
 def test_two_jobs_on_one_node_meet_at_ports_of_their_own(
     cluster: Cluster, tmp_path: Path, tiny_model: Path
 ) -> None:
-    """And the second one's wrapper stands before what is launched."""
+    """And the second one's wrapper stands before what is launched, its model is a link behind a variable."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny").symlink_to(tiny_model)
+    link = Path("$MODELS/tiny")
     wrapper = tmp_path / "site wrapper"
     wrapper.write_text(f'#!/bin/sh\necho "$SLURM_NODEID $1" >>"{tmp_path}/wrapped"\nshift\nexec "$@"\n')
     wrapper.chmod(0o755)
     runs = [
         submitted(
-            cluster, tmp_path / name, tiny_model, slow_seconds=1.0,
+            cluster, tmp_path / name, link if name == "b" else tiny_model, slow_seconds=1.0,
             launch={"wrap": f"'{wrapper}' --nv" if name == "b" else ""},
+            environment={"MODELS": str(tmp_path / "models")},
         )
         for name in ("a", "b")
     ]  # fmt: skip

@@ -205,6 +205,7 @@ def test_a_run_that_comes_no_further_stops_going_back(build: Build, cluster: Clu
 
 def test_a_run_that_was_requeued_is_one_run_in_wandb(build: Build, cluster: Cluster) -> None:
     run = build(report_to="wandb", launch={"offline": True}, max_steps=12)
+    run.sft("fetch", str(run.run_file))
     job = run.submit()
     step_is_done(run, 4)
     cluster.exec(LOGIN, ["scancel", "--batch", "--signal=USR1", job])

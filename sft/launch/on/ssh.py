@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sft.config.loader import LoadedRun, load_run
 from sft.errors import ExitCode, Problem, UserError
@@ -37,7 +38,7 @@ fi
 """
 MACHINE = """
 # --- on each machine
-export PYTHONSAFEPATH=1
+export PYTHONSAFEPATH=1 TERM=dumb  # nobody looks at this terminal
 exec "$SFT" launch "$RUN_FILE" "${OVERRIDES[@]}" \\
     --machine_rank "$2" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT"
 """
@@ -85,7 +86,7 @@ def state(run: RunDirectory, job: str) -> JobState:
     """Look for that process; where it is gone, machine 0 may still be about to end."""
     found = background.state(run, job)
     holder = holder_of(run)
-    if not found.is_over or holder is None:
+    if not found.is_over or holder is None or not _runs_there(run, holder):
         return found
     return JobState(job, "running", "RUNNING", "the connection has ended", nodes=str(holder.get("host")))
 
@@ -93,19 +94,31 @@ def state(run: RunDirectory, job: str) -> JobState:
 def stop(run: RunDirectory, job: JobState, *, now: bool) -> str:
     """End the connections, by which every supervisor stops in order; or end machine 0's, which ends them all."""
     holder = holder_of(run)
-    if now and holder is not None:
-        ssh = load_run(run.submitted_yaml).config.launch.ssh
-        words = [*shlex.split(ssh.command), ssh.hosts[0], "kill", "-KILL", str(holder.get("pid"))]
-        told = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
-        if told.returncode:
-            raise UserError(
-                f"machine 0 cannot be reached: {told.stderr.strip()}",
-                shlex.join(words),
-                "try again, or without --now",
-                exit_code=ExitCode.ENVIRONMENT,
-            )
-        return f"process {holder.get('pid')} on {ssh.hosts[0]} is ended, and the others after it"
-    return background.stop(run, job, now=now)
+    if not now or holder is None:
+        return background.stop(run, job, now=now)
+    told = _on_machine_0(run, ["kill", "-KILL", str(holder.get("pid"))])
+    if told.returncode:
+        raise UserError(
+            f"machine 0 cannot be reached: {told.stderr.strip()}",
+            shlex.join(told.args),
+            "try again, or without --now",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    return f"process {holder.get('pid')} on {holder.get('host')} is ended, and the others after it"
+
+
+def _runs_there(run: RunDirectory, holder: Mapping[str, Any]) -> bool:
+    """Ask machine 0 for its supervisor; one that cannot be reached may well run."""
+    return _on_machine_0(run, ["kill", "-0", str(holder.get("pid"))]).returncode != 1
+
+
+def _on_machine_0(run: RunDirectory, words: list[str]) -> subprocess.CompletedProcess[str]:
+    ssh = load_run(run.submitted_yaml).config.launch.ssh
+    command = [*shlex.split(ssh.command), ssh.hosts[0], *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 255, "", str(error))
 
 
 def log(run: RunDirectory, job: str) -> Path:

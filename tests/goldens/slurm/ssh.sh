@@ -32,6 +32,6 @@ conda activate peft
 set -u
 
 # --- on each machine
-export PYTHONSAFEPATH=1
+export PYTHONSAFEPATH=1 TERM=dumb  # nobody looks at this terminal
 exec "$SFT" launch "$RUN_FILE" "${OVERRIDES[@]}" \
     --machine_rank "$2" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT"
