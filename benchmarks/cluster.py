@@ -11,6 +11,7 @@ loss is logged. Then the kit's job is told to stop, as Slurm does before a time 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -27,7 +28,7 @@ from tests.slurm.jobs import job_record
 from tests.slurm.runs import SFT, Submitted, submitted
 from tests.slurm.settings import LOGIN
 
-STEPS, EVERY, STOP_AT = 40, 10, 14
+STEPS, EVERY, STOP_AT = 150, 50, 20
 POLL_SECONDS = 0.05
 
 
@@ -52,7 +53,9 @@ def stock_turn(run: Submitted, place: Path) -> float:
     cluster = run.cluster
     cluster.exec(LOGIN, [SFT, "eject", str(run.run_file), "--output", str(place)], env=run.environment)
     command = ["sbatch", "--parsable", f"--output={place}/job.log", "job.sbatch"]
-    job = cluster.exec(LOGIN, command, cwd=place, env=run.environment).stdout.strip()
+    # The stock script finds `accelerate` where the shell does.
+    environment = {**run.environment, "PATH": f"{Path(SFT).parent}:{os.environ['PATH']}"}
+    job = cluster.exec(LOGIN, command, cwd=place, env=environment).stdout.strip()
     start = began(cluster, job)
     log = place / "job.log"
     seconds = wait(lambda: log.exists() and "'loss'" in log.read_text(errors="replace")) - start
@@ -101,7 +104,7 @@ def main() -> None:
         try:
             cluster.up()
             run = submitted(
-                cluster, place, model, strategy=arguments.strategy, max_steps=STEPS, save_steps=EVERY, slow_seconds=0.3
+                cluster, place, model, strategy=arguments.strategy, max_steps=STEPS, save_steps=EVERY, callbacks=[]
             )  # fmt: skip
             stock, kit = [], []
             for turn in range(arguments.rounds + 1):
