@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
@@ -118,6 +119,8 @@ def state_of(job: str) -> JobState:
             "try again; `sinfo` shows whether the controller answers",
             exit_code=ExitCode.ENVIRONMENT,
         )
+    if shutil.which("sacct") is None:
+        return JobState(job, "over", "GONE")
     told = _slurm(["sacct", "-n", "-P", "-X", "-j", job, "-o", "State,ExitCode,NodeList"])
     line = next(iter(told.stdout.splitlines()), "") if told.returncode == 0 else ""
     if line.count("|") != 2:
@@ -154,13 +157,6 @@ def requeue(job: str) -> str | None:
     """Send a job back into the queue; return why Slurm will not, in its own words."""
     told = _slurm(["scontrol", "requeue", job])
     return _said(told) if told.returncode else None
-
-
-def is_there() -> bool:
-    """Whether this machine has Slurm's commands."""
-    from shutil import which
-
-    return which("sbatch") is not None
 
 
 def fields(line: str) -> dict[str, str]:
