@@ -15,7 +15,7 @@ from sft.config.kit import LaunchConfig
 from sft.errors import Problem
 from sft.launch.deadline import seconds_of
 from sft.launch.platform import Submission
-from sft.launch.script import head_lines
+from sft.launch.script import LOGS, head_lines
 from sft.plan.plan import Plan
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./*\[\]-]+")
@@ -129,7 +129,7 @@ def job_script(job: Submission) -> str:
     options = sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=requeues)
     address = shlex.quote(job.launch.main_process_ip) if job.launch.main_process_ip else "$(hostname)"
     lines = [
-        *head_lines(job, options=options, knobs=_array(job)),
+        *head_lines(job, options=options, knobs=[*_array(job), LOGS]),
         "",
         "heard=''  # what Slurm says to this shell is passed on to every node's supervisor",
         "trap 'heard=USR1' USR1",

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from sft.launch.platform import Submission
 
 
+LOGS = 'LOGS="$RUN/_sft/logs"'
+"""A knob of the scripts that write logs themselves."""
+
+
 def head_lines(
     job: Submission, *, options: Sequence[str] = (), knobs: Sequence[str] = (), has_setup: bool = True
 ) -> list[str]:
@@ -17,7 +21,7 @@ def head_lines(
 
     Args:
         options: lines that a scheduler reads, which have to come first.
-        knobs: further variables, which may use those that are always there: SFT, RUN, RUN_FILE, OVERRIDES, LOGS.
+        knobs: further variables, which may use those that are always there: SFT, RUN, RUN_FILE, OVERRIDES.
         has_setup: run the lines of `launch.setup` here.
     """
     return [
@@ -34,7 +38,6 @@ def head_lines(
         'RUN_FILE="$RUN/_sft/submitted.yaml"  # the run file as it was submitted, overrides included',
         f"OVERRIDES=({shlex.join(job.overrides)})  # of `sft launch`",
         *knobs,
-        'LOGS="$RUN/_sft/logs"',
         f"cd {shlex.quote(str(job.directory))}",
         *(setup_lines(job) if has_setup else []),
     ]

@@ -17,7 +17,7 @@ from sft.errors import ExitCode, Problem, UserError
 from sft.launch.lock import holder_of
 from sft.launch.on import background
 from sft.launch.platform import JobState, Submission
-from sft.launch.script import head_lines, setup_lines
+from sft.launch.script import LOGS, head_lines, setup_lines
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
@@ -72,6 +72,7 @@ def script(submission: Submission) -> str:
         f"SSH=({shlex.join(shlex.split(launch.ssh.command))})",
         f"MASTER_ADDR={shlex.quote(first)}  # of machine 0, as the others reach it",
         f"MASTER_PORT={launch.main_process_port or PORT}",
+        LOGS,
     ]
     head = head_lines(submission, knobs=knobs, has_setup=False)
     return "\n".join([*head, CONNECT.rstrip(), *setup_lines(submission), MACHINE])

@@ -8,7 +8,6 @@ SFT=/work/me/kit/.venv/bin/sft  # the kit
 RUN=/work/me/runs/llama  # output_dir
 RUN_FILE="$RUN/_sft/submitted.yaml"  # the run file as it was submitted, overrides included
 OVERRIDES=(--max-restarts 3)  # of `sft launch`
-LOGS="$RUN/_sft/logs"
 cd /work/me
 
 # --- launch.setup
