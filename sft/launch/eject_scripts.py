@@ -12,6 +12,7 @@ from sft.launch.accelerate_file import launch_files
 from sft.launch.command import one_line, process_environment
 from sft.launch.eject import Ejected, trl_yaml
 from sft.launch.sbatch import extra_problems, sbatch_lines
+from sft.launch.script import site_lines
 from sft.plan.plan import Plan
 from sft.rundir import RunDirectory
 
@@ -79,15 +80,7 @@ def job_script(ejected: Ejected) -> str:
         f"# Written by: {one_line(ejected.written_by)}",
         "set -euo pipefail",
     ]
-    if setup:
-        lines += [
-            "",
-            "# --- launch.setup",
-            "set +u  # modules and conda are not written for -u",
-            *setup,
-            "set -u",
-        ]
-    lines += ["", "# --- training", *_environment(ejected)]
+    lines += [*site_lines(setup), "", "# --- training", *_environment(ejected)]
     if plan.nodes == 1:
         return "\n".join([*lines, *_command([], _wrap(ejected))]) + "\n"
     named = plan.main_process_ip

@@ -45,15 +45,14 @@ def head_lines(
 
 def setup_lines(job: Submission) -> list[str]:
     """Return the site's own lines, and what `launch.offline` sets."""
-    setup, lines = job.launch.setup, []
-    if setup:
-        lines += [
-            "",
-            "# --- launch.setup",
-            "set +u  # modules and conda are not written for -u",
-            *setup,
-            "set -u",
-        ]
+    lines = site_lines(job.launch.setup)
     if job.launch.offline:
         lines += ["", "# --- launch.offline", "export HF_HUB_OFFLINE=1 WANDB_MODE=offline"]
     return lines
+
+
+def site_lines(setup: Sequence[str]) -> list[str]:
+    """Return the lines of `launch.setup` as a script runs them; none where there are none."""
+    if not setup:
+        return []
+    return ["", "# --- launch.setup", "set +u  # modules and conda are not written for -u", *setup, "set -u"]

@@ -101,7 +101,7 @@ def _parts(job: str) -> tuple[int, str]:
 
 def _is_there(run: RunDirectory, pid: int, host: str) -> bool:
     """Whether a process still is what was started: its number may be another's by now."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil  # type: ignore[import-untyped]  # it brings no types
 
     holder = holder_of(run)
     holds = holder is not None and (holder.get("pid"), holder.get("host")) == (pid, host)
