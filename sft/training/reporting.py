@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from sft.checkpoint.resume import Resume
+from sft.config.fields import is_key
 from sft.config.run import RunConfig
 from sft.events import EventLog
 from sft.report.live import LiveViews
@@ -18,6 +19,8 @@ from sft.training.agreement import World
 from sft.training.rank import Rank
 
 SECRET_WORDS = ("token", "api_key", "password", "secret")
+SECRET_KEYS = frozenset(("hub_token", "push_to_hub_token"))
+"""Keys of a run file that hold a secret; others that speak of tokens (eos_token, tokenizer_backend) mean those of a text."""
 
 
 class Reporter:
@@ -100,7 +103,13 @@ def without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out what a name gives away as secret (`env: {API_KEY: ...}`)."""
     kept: dict[str, Any] = {}
     for key, value in settings.items():
-        if any(word in key.lower() for word in SECRET_WORDS) and isinstance(value, str):
+        if _is_secret(key) and isinstance(value, str):
             continue
         kept[key] = without_secrets(value) if isinstance(value, dict) else value
     return kept
+
+
+def _is_secret(key: str) -> bool:
+    if is_key(key):
+        return key in SECRET_KEYS
+    return any(word in key.lower() for word in SECRET_WORDS)
