@@ -19,7 +19,10 @@ def check_targets(model: nn.Module, targets: list[str] | str | None) -> None:
     """
     if not isinstance(targets, list) or len(targets) == 1:  # a list of one may hold a pattern or all-linear
         return
-    adapted: list[str] = getattr(getattr(model, "base_model", model), "targeted_module_names", [])
+    base = getattr(model, "base_model", model)
+    adapted: list[str] = getattr(base, "targeted_module_names", [])
+    if getattr(base, "targeted_parameter_names", []):
+        return  # PEFT has put the parameters that hold all experts in the place of the names of one expert's modules
     missing = [
         name
         for name in targets
