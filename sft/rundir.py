@@ -46,6 +46,11 @@ class RunDirectory:
         return self.kit / "plan.json"
 
     @property
+    def measured_json(self) -> Path:
+        """What the run held at its most, to be compared with the plan."""
+        return self.kit / "measured.json"
+
+    @property
     def environment_json(self) -> Path:
         """Versions, hardware and git state that the run was started with."""
         return self.kit / "environment.json"

@@ -24,6 +24,7 @@ BASE = {
     "mounts",
     "parent",
     "rundir",
+    "units",
     "__init__",
 }
 """Modules at the top of the package, which every room may import and which import no room."""
@@ -32,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "config": set(),
     "data": {"config"},
     "plan": {"data", "config"},
-    "check": {"plan", "data", "config", "checkpoint", "hub"},
+    "check": {"plan", "data", "config", "checkpoint", "hub", "launch", "report"},
     "launch": {"plan", "data", "config", "report", "hub", "checkpoint"},
     "hub": {"config", "checkpoint"},
     "report": {"config"},

@@ -7,21 +7,19 @@ it against checkpoints of every strategy. What a checkpoint holds is told in tes
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft.check.filesystem import Room, gib, room
 from sft.check.needs import data_needs
-from sft.check.weights import Tensor, read_tensors
 from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.errors import Problem
+from sft.plan.adapter import is_target
 from sft.plan.plan import Plan
+from sft.plan.weights import Tensor, read_tensors
 
-EMBEDDINGS = re.compile(r"embed|wte|wpe|word_embeddings")
-HEADS = re.compile(r"(?:^|\.)(?:lm_head|output_layer|score)$")
 DEEPSPEED_BYTES = 12
 """Master weights and Adam's two moments, in float32, of each trained number."""
 ADAPTER_BYTES = 4
@@ -182,24 +180,9 @@ def adapter_numbers(config: RunConfig, tensors: Iterable[Tensor]) -> int:
             continue
         if path.rpartition(".")[2] in kept:
             total += tensor.count
-        elif len(tensor.shape) == 2 and _is_target(path, model.lora_target_modules):
+        elif len(tensor.shape) == 2 and is_target(path, model.lora_target_modules):
             total += model.lora_r * sum(tensor.shape)
     return total
-
-
-def _is_target(path: str, targets: str | Sequence[str] | None) -> bool:
-    if isinstance(targets, (list, tuple)) and len(targets) == 1:
-        targets = targets[0]  # TRL makes a pattern, or all-linear, of a list's only member
-    if targets is None or targets == "all-linear":
-        return not EMBEDDINGS.search(path) and not HEADS.search(path)
-    if isinstance(targets, str):
-        if path == targets or path.endswith(f".{targets}"):
-            return True
-        try:
-            return re.fullmatch(targets, path) is not None
-        except re.error:
-            return False
-    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 def moments_bytes(optim: str, each: float) -> float:

@@ -24,7 +24,6 @@ from sft.check.needs import (
     model_needs,
     require_one_cache,
 )
-from sft.check.weights import missing_weights, weight_files
 from sft.config.loader import LoadedRun, load_run
 from sft.config.run import RunConfig
 from sft.data.cache import Entry
@@ -33,6 +32,7 @@ from sft.data.prepare import find, prepare, unprepared_reason
 from sft.data.settings import tokenizer_files
 from sft.errors import ExitCode, Problem, UserError
 from sft.hub.cached import cache_directory, snapshot_of
+from sft.plan.weights import missing_weights, weight_files
 
 LOOK = "sft.check.offline:look_here"
 PREPARED = "the prepared data"

@@ -60,6 +60,9 @@ class KitConfig(Section):
     total_train_batch_size: PositiveInt | None = None
     """Rows per optimizer step over all processes (packed rows under packing). The plan divides it into
     per_device_train_batch_size x gradient_accumulation_steps x processes, and refuses to round."""
+    micro_batch: Literal["auto"] | None = None
+    """auto: let the plan choose per_device_train_batch_size, the fastest that fits; total_train_batch_size stays exactly.
+    `per_device_train_batch_size: auto` says the same."""
     merge: bool = False
     """Merge the adapter into its base once training has ended, into <output_dir>/merged."""
     prepare_model_for_kbit_training: bool = False
@@ -135,6 +138,9 @@ class LaunchConfig(Section):
     """An accelerate file of your own instead of a strategy, or one of TRL's names (zero3, fsdp2, ...)."""
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """Train on GPUs or on the CPU. auto: GPUs where there are any."""
+    gpu: str | None = None
+    """What the GPUs are where this machine does not show them: h100-80g, a100-40g, ..., or their memory as 24GiB. For the
+    plan of a job that is submitted."""
     gpu_ids: str | None = None
     """Which GPUs of this machine, as accelerate takes them: 0,1 (accelerate's key)."""
     machine_rank: int = Field(default=0, ge=0)

@@ -19,7 +19,7 @@ from sft.config.entry import Entry
 from sft.config.expand import expand_entries
 from sft.config.fields import is_key
 from sft.config.flags import parse_flags
-from sft.config.names import STORAGE, normalize, settle_storage
+from sft.config.names import ANYTHING, STORAGE, normalize, settle_storage
 from sft.config.rules import check_conditional, check_rules
 from sft.config.run import RunConfig
 from sft.config.validate import validate
@@ -90,7 +90,7 @@ def _merge(
     for layer in layers:
         normalized = normalize(layer, is_key)
         for key, value in normalized.undone.items():
-            if key in merged and merged[key].value == value:
+            if key in merged and value in (ANYTHING, merged[key].value):
                 del merged[key]
         merged.update(normalized.entries)
         conditional.update(normalized.conditional)

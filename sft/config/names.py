@@ -19,6 +19,9 @@ from sft.errors import Problem
 STORAGE = "bnb_4bit_quant_storage_dtype"
 CONDITIONAL = ("mixed_precision", "bnb_4bit_compute_dtype", STORAGE)
 """Names whose meaning depends on the rest of the run: see `settle_storage` and `rules`."""
+ROWS, ROWS_AUTO = "per_device_train_batch_size", "micro_batch"
+ANYTHING: Any = object()
+"""As a value that is undone: whatever it is."""
 MODULE_KEYS = ("lora_target_modules", "lora_modules_to_save", "lora_target_parameters")
 MODULE_LIST = re.compile(r"\s*[\w.-]+(\s*,\s*[\w.-]+)+\s*")
 
@@ -121,6 +124,12 @@ def normalize(layer: dict[str, Entry], known: Callable[[str], bool] = lambda key
         result.entries[key] = entry
 
     for key, entry in layer.items():
+        if key == ROWS and entry.value == "auto":
+            put(ROWS_AUTO, entry, key)
+            result.undone[ROWS] = ANYTHING
+            continue
+        if key == ROWS:
+            result.undone[ROWS_AUTO] = ANYTHING
         gone = retired(key)
         new = _today(key, known)
         if new is not None:

@@ -10,9 +10,9 @@ from sft.launch.eject import CHANGES_TRAINING, Ejected
 
 EXPRESSED = frozenset(
     (
-        "total_train_batch_size", "chat_template", "env", "launch.nodes", "launch.gpus_per_node",
+        "total_train_batch_size", "micro_batch", "chat_template", "env", "launch.nodes", "launch.gpus_per_node",
         "launch.processes_per_node", "launch.num_processes", "launch.strategy", "launch.offload", "launch.accelerate_config",
-        "launch.device", "launch.gpu_ids", "launch.main_process_ip", "launch.main_process_port",
+        "launch.device", "launch.gpu", "launch.gpu_ids", "launch.main_process_ip", "launch.main_process_port",
         "launch.threads_per_process", "launch.network_interface", "launch.offline", "launch.time_limit", "launch.setup", "launch.wrap", "launch.slurm",
     )
 )  # fmt: skip

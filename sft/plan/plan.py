@@ -29,6 +29,10 @@ class Plan(Arrangement):
     """A file of the user's own, which stands in for the generated one."""
     joined_rows: int = 1
     """Rows a micro-batch that would have been joined into one; the accumulation holds them as a factor."""
+    memory: dict[str, Any] | None = None
+    """The bill of a GPU, or of a process on the CPU; None where the model's shape was not known."""
+    choices: tuple[str, ...] = ()
+    """What was left to the plan: what it took, and why it did not take the next ones."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,6 +64,7 @@ class Plan(Arrangement):
         """Read what `to_json` wrote."""
         fields = {field.name for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {key: value for key, value in json.loads(text).items() if key in fields}
+        values["choices"] = tuple(values.get("choices", ()))
         return cls(**{**values, "strategy": Strategy(values["strategy"])})
 
     def describe(self) -> list[str]:
@@ -74,6 +79,7 @@ class Plan(Arrangement):
             f"{batch.total} rows a step = per_device_train_batch_size {batch.micro_batch} x "
             f"gradient_accumulation_steps {batch.accumulation} x {batch.processes} "
             f"{'process' if batch.processes == 1 else 'processes'}",
+            *self.choices,
         ]
 
 
@@ -171,6 +177,12 @@ def make_plan(loaded: LoadedRun, hardware: Hardware, *, is_placed: bool = True) 
             " and launch.machine_rank on each machine",
         )
     given = config.training.model_fields_set
+    if config.kit.micro_batch == "auto" and config.kit.total_train_batch_size is None:
+        raise UserError(
+            "per_device_train_batch_size: auto needs to know how many rows a step is to have",
+            where=loaded.where("micro_batch"),
+            fix="set total_train_batch_size, which stays as it is whatever the plan takes",
+        )
     batch = divide(
         config.kit.total_train_batch_size,
         config.training.per_device_train_batch_size if "per_device_train_batch_size" in given else None,

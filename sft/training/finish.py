@@ -21,6 +21,7 @@ from sft.hub.settings import HubSettings, endpoint_from_environment
 from sft.report.settings import VIEWS, split_report_to
 from sft.rundir import RunDirectory
 from sft.training.agreement import World
+from sft.training.measured import write_measured
 from sft.training.rank import Rank
 from sft.training.reporting import Reporter
 
@@ -123,6 +124,7 @@ def leave(
     code = ExitCode.STOPPED if status == "stopped" else ExitCode.DONE
     step = max(int(trainer.state.global_step), 0 if resume is None else resume.step)
     trainer.accelerator.wait_for_everyone()
+    write_measured(rank, trainer.accelerator.device, step)
     if rank.is_main:
         outcome = {"status": status, "exit_code": int(code), "step": step}
         outcome |= {} if reason is None else {"reason": reason}

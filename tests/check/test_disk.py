@@ -12,9 +12,9 @@ from sft.check import disk
 from sft.check.disk import Bill, adapter_numbers, bill_of, look_at_disk, most_checkpoints
 from sft.check.filesystem import Room
 from sft.check.run import check_run
-from sft.check.weights import read_tensors
 from sft.config.loader import LoadedRun
 from sft.plan.plan import Plan
+from sft.plan.weights import read_tensors
 from tests.check.made import write_run
 from tests.checkpoint import exact
 from tests.checkpoint.test_exact import COPIES, TRAINABLE

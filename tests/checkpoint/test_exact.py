@@ -1,7 +1,7 @@
 """A resumed run is the run that was never interrupted: every loss and every weight, bit by bit.
 
 With dropout, packing, accumulation and the end of an epoch behind the checkpoint, in an empty directory that was
-given nothing but the checkpoint. FSDP2 runs between CPU processes with the test-only patch of tests/fsdp_on_cpu.
+given nothing but the checkpoint. FSDP2 runs between CPU processes with the patch of sft/check/deep/fsdp_on_cpu.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from sft.check import disk
 from sft.check.disk import bill_of
 from sft.check.run import check_run
-from sft.check.weights import read_tensors
+from sft.plan.weights import read_tensors
 from tests.checkpoint import exact
 from tests.checkpoint.exact import METHODS, SAVED, STEPS, STRATEGIES
 

@@ -1,0 +1,1 @@
+"""What a training step holds in memory, from shapes and settings alone: an itemised bill. No torch."""

@@ -1,0 +1,172 @@
+"""From a run file and its plan to the bills: of a rank's device, and of a machine's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sft.config.run import RunConfig
+from sft.plan.adapter import targets_of
+from sft.plan.gpus import GpuModel
+from sft.plan.joined import attention
+from sft.plan.memory.bill import Basis, Bill, Line
+from sft.plan.memory.job import BUCKET_NUMBERS, Job
+from sft.plan.memory.step import Held, held_by
+from sft.plan.own_file import read_own_file
+from sft.plan.plan import Plan
+from sft.plan.shape import Shape
+
+CONTEXT_BYTES = 700 << 20
+"""What CUDA, cuBLAS and the libraries' own kernels take of a GPU before the first tensor; not measured here."""
+NCCL_BYTES = 400 << 20
+"""Channels' buffers of one communicator; not measured here."""
+FRAGMENTED = 0.06
+"""Share of the tensors' bytes that the caching allocator holds beside them: likely; twice that at most."""
+DEFAULT_LENGTH = 1024
+"""TRL's max_length."""
+PROCESS_BYTES = 3 << 30
+"""What a rank's process takes of host memory: Python, the libraries, CUDA's host side. 2.1 GB were seen without CUDA."""
+
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run needs of memory.
+
+    Attributes:
+        device: of one rank's GPU; of its share of host memory where it trains on the CPU.
+        assumed: what had to be taken for granted, in words.
+    """
+
+    job: Job
+    held: Held
+    device: Bill
+    assumed: tuple[str, ...]
+
+
+def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]:
+    """Take from a run what decides about memory, and say what had to be assumed."""
+    training, model = config.training, config.model
+    assumed = [*shape.assumed]
+    length = training.max_length or shape.positions or DEFAULT_LENGTH
+    if training.max_length is None:
+        assumed.append(f"rows of {length:,} tokens, the model's longest, since max_length is null")
+    mixed = plan.mixed_precision if plan.mixed_precision != "auto" else config.mixed_precision
+    autocast = None if mixed == "no" else 2
+    stored = round(shape.stored_bytes / max(1, shape.numbers))
+    width = WIDTHS.get(str(model.dtype), stored if stored in (2, 4) else 4)
+    if plan.strategy.is_deepspeed and autocast:
+        width, autocast = 2, None  # DeepSpeed converts the model, and nothing is cast any more
+    own_width = None
+    if plan.strategy.is_fsdp and autocast and width == 4:
+        width, own_width, autocast = 2, 4, None  # gathered in bfloat16, and nothing is cast any more
+    bits: Literal[4, 8] | None = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
+    optimizer = training.optim
+    return Job(
+        device="cpu" if plan.device == "cpu" else "gpu",
+        rows=plan.micro_batch,
+        length=length,
+        eval_rows=training.per_device_eval_batch_size if training.eval_strategy != "no" else 0,
+        weight_width=width,
+        own_width=own_width,
+        autocast=autocast,
+        bits=bits,
+        double_quantised=model.use_bnb_nested_quant,
+        adapter_width=2 if bits or own_width or (plan.strategy.is_deepspeed and mixed != "no") else 4,
+        rank=model.lora_r if model.use_peft else 0,
+        targets=targets_of(shape.family, model.lora_target_modules) if model.use_peft else None,
+        saved_whole=tuple(model.lora_modules_to_save or ()) if model.use_peft else (),
+        dropout=model.lora_dropout if model.use_peft else 0.0,
+        checkpointing=bool(training.gradient_checkpointing),
+        attention="eager" if attention(config) == "eager" else "kernel",
+        micro_batches=plan.accumulation,
+        optimizer=str(optimizer),
+        strategy=plan.strategy,
+        processes=plan.processes,
+        offload=plan.offload if plan.strategy.value.endswith("offload") else None,
+        liger=training.use_liger_kernel,
+        bucket_numbers=_bucket_numbers(plan, shape),
+    ), assumed
+
+
+def _bucket_numbers(plan: Plan, shape: Shape) -> int:
+    """Return DeepSpeed's reduce_bucket_size: of a file of the user's own, where the run has one."""
+    if plan.accelerate_file is None or not plan.strategy.is_deepspeed:
+        return BUCKET_NUMBERS
+    own = read_own_file(plan.accelerate_file)
+    zero = own.deepspeed.root.get("zero_optimization", {}) if own.deepspeed is not None else {}
+    size = zero.get("reduce_bucket_size", BUCKET_NUMBERS)
+    return shape.hidden**2 if size == "auto" else int(size)
+
+
+def estimate(config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None) -> Estimate:
+    """Make the bill of a run.
+
+    Args:
+        gpu: what it runs on; None on the CPU, or where nobody knows.
+    """
+    job, assumed = job_of(config, plan, shape)
+    held = held_by(shape, job)
+    bill = _bill(job, held, gpu.memory_bytes if gpu is not None else None)
+    return Estimate(job, held, bill, tuple(assumed))
+
+
+def bill_of_job(shape: Shape, job: Job, capacity: int | None = None) -> Bill:
+    """Make the bill of a job, which need not be a run's."""
+    return _bill(job, held_by(shape, job), capacity)
+
+
+def _bill(job: Job, held: Held, capacity: int | None) -> Bill:
+    on_gpu = job.device == "gpu"
+    basis: Basis = "extrapolated" if on_gpu else "measured"
+    states: Basis = "exact" if not job.strategy.is_deepspeed and not job.strategy.is_fsdp else basis
+    parts = held.parts
+    working = parts.get("working", 0) + parts.get("batch", 0)
+    lines = [
+        _line("weights", parts.get("weights", 0), _weights_formula(job), states),
+        _line("optimizer", parts.get("optimizer", 0), job.optimizer, states),
+        _line("gradients", parts.get("gradients", 0), "of what is trained", states),
+        _line("activations", parts.get("activations", 0), _activations_formula(job), basis, 1.03),
+        _line("head and loss", parts.get("loss", 0), "tiles of 4096 x 32768", basis, 1.03),
+        _line("at work", working, "gradients on their way, the batch", basis, 1.03),
+        _line(
+            "strategy",
+            parts.get("strategy", 0),
+            f"{job.strategy.value}: buckets, gathered weights",
+            basis,
+            1.1,
+        ),
+    ]
+    if on_gpu:
+        tensors = sum(line.likely for line in lines)
+        fragmented = Line(
+            name="allocator",
+            likely=int(tensors * FRAGMENTED),
+            at_most=int(tensors * 2 * FRAGMENTED),
+            formula=f"{FRAGMENTED:.0%} of the above; twice at most",
+            basis="extrapolated",
+        )
+        lines += [
+            fragmented,
+            _line("CUDA and libraries", CONTEXT_BYTES, "before the first tensor", "extrapolated", 1.3),
+        ]
+        if job.processes > 1:
+            lines.append(_line("NCCL", NCCL_BYTES, "its channels", "extrapolated", 1.5))
+    title = "memory of one GPU" if on_gpu else "memory of one process"
+    return Bill(title=title, lines=tuple(lines), capacity=capacity)
+
+
+def _line(name: str, size: int, formula: str, basis: Basis, slack: float = 1.0) -> Line:
+    return Line(name=name, likely=size, at_most=int(size * slack), formula=formula, basis=basis)
+
+
+def _weights_formula(job: Job) -> str:
+    if job.bits:
+        return f"{job.bits} bits; embeddings, head {job.weight_width} bytes"
+    return f"{job.weight_width} bytes a number"
+
+
+def _activations_formula(job: Job) -> str:
+    kept = "layers again" if job.checkpointing else "all kept"
+    return f"{job.rows} x {job.length:,} positions, {kept}"

@@ -1,0 +1,166 @@
+"""What a strategy lays over the ranks: which part of weights, gradients and optimizer a rank holds, and what it gathers.
+
+Source:
+    ZeRO, arXiv:1910.02054, section 5 (what each stage shards);
+    deepspeed/runtime/zero/stage_1_and_2.py (two buckets of reduce_bucket_size numbers, from the first gradient of a backward
+    to its end; the float32 master weights) and partition_parameters.py, partitioned_param_coordinator.py (ZeRO-3);
+    torch/distributed/fsdp/_fully_shard (FSDP2: a layer is gathered before it runs and freed behind it, the next one is
+    gathered meanwhile);
+    torch/csrc/distributed/c10d/reducer.cpp (DDP: a second copy of the gradients, in buckets).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from sft.config.kit import Strategy
+from sft.plan.memory.job import Job
+from sft.plan.memory.ledger import Buffer, Parameter
+from sft.plan.memory.states import optimizer_bytes
+from sft.plan.memory.tape import Tape
+
+MASTER_WIDTH = 4
+"""DeepSpeed's own weights, in float32, that the optimizer works on."""
+MOST_GATHERED = 1_000_000_000
+"""stage3_max_live_parameters and stage3_max_reuse_distance of the kit's files."""
+ALWAYS_WHOLE = 10
+"""Times the hidden size: smaller parameters stay whole on every rank under ZeRO-3, as transformers fills in "auto"."""
+
+
+@dataclass(slots=True)
+class Sharding:
+    """One rank's share of a model, and the buffers that its strategy works with.
+
+    Attributes:
+        layers: the parameters of each layer; `rest` what is in none.
+    """
+
+    tape: Tape
+    job: Job
+    hidden: int
+    parameters: list[Parameter]
+    layers: list[list[Parameter]]
+    buffer_bytes: int
+    _held: list[Buffer] = field(default_factory=list)
+    _gathered: dict[int, Buffer] = field(default_factory=dict)
+    _buckets: Buffer | None = None
+    _reduced: list[Buffer] = field(default_factory=list)
+
+    @property
+    def trained(self) -> list[Parameter]:
+        """What the optimizer works on."""
+        return [parameter for parameter in self.parameters if parameter.needs_grad]
+
+    def hold(self) -> None:
+        """Allocate what stays between the steps."""
+        job, strategy = self.job, self.job.strategy
+        trained = sum(parameter.numbers for parameter in self.trained)
+        on_device = job.device == "cpu" or job.offload is None
+        weights = self._weights() + self.buffer_bytes
+        self._hold("weights", weights)
+        if strategy.is_deepspeed:
+            share = math.ceil(trained / job.processes)
+            state = _of_master(job.optimizer, share)
+            if on_device or job.offload == "parameters":
+                self._hold("optimizer", share * MASTER_WIDTH + state)
+                if strategy.shards_parameters:
+                    self._hold("gradients", share * job.weight_width)
+            for parameter in self.trained:
+                parameter.take_grad = self._take
+            return
+        shards = job.processes if strategy.is_fsdp else 1
+        if on_device:
+            self._hold("optimizer", optimizer_bytes(job.optimizer, self.trained, shards))
+        if strategy is Strategy.DDP:
+            self._hold("strategy", sum(parameter.size for parameter in self.trained))
+        if strategy.is_fsdp:
+            for parameter in self.trained:
+                parameter.take_grad = self._take
+
+    def _hold(self, kind: str, size: float) -> None:
+        self._held.append(self.tape.buffer(size, kind))
+
+    def _weights(self) -> int:
+        """Add up the bytes of weights that lie on this rank's device."""
+        job, total = self.job, 0
+        for parameter in self.parameters:
+            if self._is_sharded(parameter):
+                total += (
+                    0 if job.offload in ("parameters", "both") else math.ceil(parameter.held / job.processes)
+                )
+            else:
+                total += parameter.held
+                if job.strategy.is_deepspeed and job.strategy.shards_parameters:
+                    total += math.ceil(parameter.held / job.processes)  # its shard is there as well
+        return total
+
+    def _is_sharded(self, parameter: Parameter) -> bool:
+        job = self.job
+        if not job.strategy.shards_parameters:
+            return False
+        return job.strategy.is_fsdp or parameter.numbers > ALWAYS_WHOLE * self.hidden
+
+    # --- while a step runs
+
+    def gather(self, index: int, following: int) -> None:
+        """Have a layer's weights whole, and those of the one that follows on their way."""
+        if self.job.strategy.shards_parameters:
+            for near in (index, following):
+                if 0 <= near < len(self.layers) and near not in self._gathered:
+                    size = sum(p.size for p in self.layers[near] if self._is_sharded(p))
+                    self._gathered[near] = self.tape.buffer(size, "strategy")
+
+    def gather_rest(self, parameters: list[Parameter]) -> Buffer | None:
+        """Have what lies outside the layers whole, as long as the buffer lives."""
+        size = sum(parameter.size for parameter in parameters if self._is_sharded(parameter))
+        return self.tape.buffer(size, "strategy") if size else None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the whole model is read again before ZeRO-3 would free any of it."""
+        return 2 * sum(parameter.numbers for parameter in self.parameters) < MOST_GATHERED
+
+    def release(self, index: int, *, is_forward: bool) -> None:
+        """Free a layer's weights; ZeRO-3 keeps what the backward will read before long."""
+        if is_forward and self.job.strategy.is_deepspeed:
+            until_read_again = 2 * sum(p.numbers for layer in self.layers[index + 1 :] for p in layer)
+            if until_read_again < MOST_GATHERED:
+                return
+        self._gathered.pop(index, None)
+
+    def _take(self, grad: Buffer) -> None:
+        """Reduce a gradient over the ranks, and keep this rank's part of it."""
+        job = self.job
+        if job.strategy.is_deepspeed and self._buckets is None:
+            numbers = job.bucket_numbers if (job.strategy.zero_stage or 0) < 3 else self.hidden**2
+            self._buckets = self.tape.buffer(2 * numbers * job.weight_width, "strategy")
+        if job.offload in ("optimizer", "both") and job.device == "gpu":
+            return
+        if job.strategy.is_deepspeed and job.strategy.shards_parameters:
+            return  # into the flat buffer that is held all the time
+        if job.strategy.is_fsdp and job.micro_batches > 1:
+            # Gradients are accumulated whole, and reduced with the last micro-batch.
+            if len(self._reduced) < len(self.trained):
+                grad.become("gradients")
+                self._reduced.append(grad)
+            return
+        wider = (job.own_width or job.weight_width) / job.weight_width
+        self._reduced.append(self.tape.buffer(grad.size * wider / job.processes, "gradients"))
+
+    def end_backward(self) -> None:
+        """Drop the buckets and what is gathered."""
+        self._buckets = None
+        self._gathered.clear()
+
+    def step(self) -> None:
+        """Make float32 gradients of this rank's part for its master weights."""
+        if self.job.strategy.is_deepspeed and not (self.job.offload and self.job.device == "gpu"):
+            trained = sum(parameter.numbers for parameter in self.trained)
+            self.tape.buffer(math.ceil(trained / self.job.processes) * MASTER_WIDTH, "gradients")
+        self._reduced.clear()
+
+
+def _of_master(optimizer: str, numbers: int) -> int:
+    """Add up the optimizer's state of one flat part in float32."""
+    return optimizer_bytes(optimizer, [Parameter(numbers, MASTER_WIDTH, trained=True)])
