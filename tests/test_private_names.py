@@ -13,6 +13,8 @@ import sft
 from sft.checkpoint.capture import BY_NAME
 
 REASONS = {
+    "state.PartialState._prepare_backend": "accelerate runs FSDP on accelerators only; a rehearsal has CPU processes pass"
+    " for them",
     "super()._save_checkpoint": "transformers pushes, rotates and calls on_save in one breath, and has no hook around"
     " the writing",
     "Trainer._save_checkpoint": "the same, without TRL's own step of it, which writes a model card",

@@ -2,7 +2,7 @@
 
 On a machine without GPUs, files for GPUs cannot be run as they are. For `single`, `ddp` and DeepSpeed the
 same file for CPU is launched instead; files of FSDP, which accelerate runs on GPUs only, are launched
-themselves under the test-only patch of tests/fsdp_on_cpu, which shows the sharding logic and not FSDP on
+themselves under the patch of sft/check/deep/fsdp_on_cpu, which shows the sharding logic and not FSDP on
 GPUs. Files for GPUs are all read by accelerate's launcher and by DeepSpeed's own configuration classes.
 """
 
@@ -38,7 +38,7 @@ def start(config: Path, reports: Path, *, cpu: bool) -> subprocess.Popen[str]:
     words = [str(ACCELERATE), "launch", "--config_file", str(config), str(HERE / "toy.py"), str(reports)]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parent / "fsdp_on_cpu"),
+        "PYTHONPATH": str(HERE.parent.parent / "sft" / "check" / "deep" / "fsdp_on_cpu"),
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
     }

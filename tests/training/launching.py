@@ -13,7 +13,7 @@ from sft.events import Event, read_events
 from sft.rundir import RunDirectory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FSDP_ON_CPU = REPOSITORY / "tests" / "fsdp_on_cpu"
+FSDP_ON_CPU = REPOSITORY / "sft" / "check" / "deep" / "fsdp_on_cpu"
 # The kit's own package comes by the editable install, as it does for a user.
 SFT = [sys.executable, "-m", "sft.cli.main"]
 

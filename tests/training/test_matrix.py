@@ -2,7 +2,7 @@
 
 {full, LoRA, QLoRA} x {single, ddp, zero1, zero2, zero3, zero3_offload, fsdp2} through the real `sft launch`, on
 CPU with two processes: same rows, seed and rows a step, in float32 without dropout. FSDP2 runs between CPU
-processes with the test-only patch of tests/fsdp_on_cpu, which shows the sharding logic, not FSDP2 on GPUs.
+processes with the patch of sft/check/deep/fsdp_on_cpu, which shows the sharding logic, not FSDP2 on GPUs.
 """
 
 from __future__ import annotations
