@@ -6,9 +6,14 @@ With --offline: prove that the run needs no network, in a process that reaches n
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sft.check.survey import Survey
 
 TAKES_OVERRIDES = True
 
@@ -17,9 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sft.launch.on import names
 
     parser.add_argument(
-        "run_file", metavar="RUN.yaml", type=Path, help="the run file; then --key value overrides"
+        "run_file",
+        metavar="RUN.yaml",
+        type=Path,
+        nargs="?",
+        help="the run file; then --key value overrides",
     )
-    parser.add_argument("--json", action="store_true", help="print settings, sources and plan as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print settings, sources, plan and findings as JSON"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name the checks, what each needs and what it costs"
+    )
     parser.add_argument(
         "--on",
         choices=("here", *names()),
@@ -31,56 +45,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="prove that all that the run reads is here; what is not, sft fetch brings",
     )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="rehearse it too: two steps on a few layers of its model, saved, resumed; a minute of this machine's CPU",
+    )
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
-    import json
-    import os
-
-    from sft.check.disk import look_at_disk
-    from sft.check.found import Found
-    from sft.check.run import check_run, look_at_rows
-    from sft.errors import ExitCode, UserError
-    from sft.launch.caches import on_shared
+    from sft.check.checks import named
+    from sft.check.survey import survey
+    from sft.errors import UserError
     from sft.launch.platform import platform
 
-    asked = None if arguments.on == "here" else platform(arguments.on)
-    in_batch = asked is not None and asked.IS_ELSEWHERE
-    in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
-    checked = check_run(arguments.run_file, extra, in_batch=in_batch)
-    if asked is not None and (problems := list(asked.problems(checked.loaded, checked.plan))):
-        raise UserError.of(problems)
-    found = Found()
-    if arguments.offline:
-        from sft.check.offline import look
-
-        found = look(arguments.run_file, extra)
-    seen, advice = ([], []) if found.rows is not None else look_at_rows(checked.loaded)
-    disk, problems = look_at_disk(checked.loaded, checked.plan, model=found.model, rows=found.rows)
-    seen = [*seen, *(f"offline: {line}" for line in found.lines), *disk]
-    # Elsewhere the nodes' own file systems count, and their launch says it.
-    caches = [] if in_batch else on_shared({**os.environ, **checked.loaded.config.kit.env})
-    warnings = [*checked.warnings, *advice, *caches]
-    for line in [*checked.notes, *seen]:
-        print(f"note: {line}", file=sys.stderr)
-    if found.problems or problems:
-        raise UserError.of([*found.problems, *problems], exit_code=ExitCode.ENVIRONMENT)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if arguments.json:
-        document = {
-            "settings": checked.loaded.config.settings(),
-            "sources": checked.loaded.sources,
-            "plan": json.loads(checked.plan.to_json()),
-            "notes": [*checked.notes, *seen],
-            "warnings": [str(problem) for problem in warnings],
-        }
-        print(json.dumps(document, indent=2))
+    if arguments.list:
+        for check in named():
+            print(f"{check.NAME:<20}  needs {check.NEEDS:<13}  {check.COST}")
         return 0
-    for key, value in _flat(checked.loaded.config.settings()).items():
-        print(f"{key}: {value}  ({checked.loaded.where(key)})")
-    print("\n".join(checked.plan.describe()))
+    if arguments.run_file is None:
+        raise UserError("no run file is named", "sft check", "sft check RUN.yaml")
+    in_batch = arguments.on != "here" and platform(arguments.on).IS_ELSEWHERE
+    in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
+    found = survey(
+        arguments.run_file,
+        extra,
+        checks=named(),
+        in_batch=in_batch,
+        on=arguments.on,
+        offline=arguments.offline,
+    )
+    if arguments.deep:
+        from sft.check.deep.rehearse import rehearsed
+
+        found = rehearsed(found, lambda line: print(line, file=sys.stderr))
+    if arguments.json:
+        print(json.dumps(_document(found), indent=2))
+    for finding in (*found.of("note"), *found.of("warning")):  # the gravest last, where a terminal shows it
+        print(finding, file=sys.stderr)
+    plan = found.require_no_errors()
+    if not arguments.json:
+        for key, value in _flat(found.subject.config.settings()).items():
+            print(f"{key}: {value}  ({found.subject.where(key)})")
+        print("\n".join(plan.describe()))
     return 0
+
+
+def _document(found: Survey) -> dict[str, Any]:
+    plan = found.subject.plan
+    return {
+        "settings": found.subject.config.settings(),
+        "sources": found.subject.loaded.sources,
+        "plan": None if plan is None else json.loads(plan.to_json()),
+        "findings": [
+            {"check": finding.check, "gravity": finding.gravity, **dataclasses.asdict(finding.problem)}
+            for finding in found.findings
+        ],
+    }
 
 
 def _names_machines(path: Path, words: list[str]) -> bool:

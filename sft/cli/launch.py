@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --on slurm: N jobs, one after the other, where the cluster takes no job back into the queue",
     )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="start without the checks that `sft check` makes; what cannot train is refused all the same",
+    )
     parser.add_argument("--strict", action="store_true", help="refuse the data if any row would be dropped")
 
 
@@ -73,7 +78,7 @@ def _count(word: str) -> int:
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
-    from sft.check.run import check_run
+    from sft.check.run import ALWAYS, BEFORE_A_LAUNCH, check_run
     from sft.errors import ExitCode, UserError
     from sft.launch.caches import no_room
     from sft.launch.command import one_line
@@ -85,7 +90,13 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         raise UserError("--chain is for batch jobs", "--chain", "add --on slurm")
     asked = None if arguments.on == "here" else platform(arguments.on)
     try:
-        checked = check_run(arguments.run_file, extra, in_batch=asked is not None and asked.IS_ELSEWHERE)
+        checked = check_run(
+            arguments.run_file,
+            extra,
+            in_batch=asked is not None and asked.IS_ELSEWHERE,
+            on=arguments.on,
+            checks=ALWAYS if arguments.no_check else BEFORE_A_LAUNCH,
+        )
         if asked is None and checked.plan.nodes > 1 and (problems := list(no_room())):
             raise UserError.of(problems, exit_code=ExitCode.ENVIRONMENT)
     except UserError as error:

@@ -17,6 +17,7 @@ COMMANDS = {
     "watch": "follow a run live",
     "logs": "show what a run has printed",
     "cancel": "stop a run: checkpoint first, or --now",
+    "plan": "say what a run will need: memory, line by line, and whether it fits",
     "check": "read a run file and tell every problem, without torch",
     "data": "show, count and prepare what a run file trains on",
     "fetch": "bring model, data and prepared data to shared storage, for nodes without internet",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import RepoFile, constants
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from sft.files import write_whole
@@ -33,7 +34,10 @@ def absent_bytes(name: str, files: Iterable[RepoFile], repo_type: str = "model")
 
 def snapshot_of(name: str, revision: str | None) -> Path | None:
     """Return the directory that a name and a revision lead to without a network; None where they lead nowhere."""
-    storage = storage_of(name)
+    try:
+        storage = storage_of(name)
+    except HFValidationError:
+        return None  # no name that the Hub has: a path that leads nowhere
     commit = revision or constants.DEFAULT_REVISION
     if not COMMIT.fullmatch(commit):
         try:

@@ -27,12 +27,15 @@ class Offline:
     fix: str
 
 
-def wandb_offline(environment: Mapping[str, str], base_url: str | None = None) -> Offline | None:
+def wandb_offline(
+    environment: Mapping[str, str], base_url: str | None = None, *, route: bool = True
+) -> Offline | None:
     """Return why W&B is offline, or None when it can be used.
 
     Args:
         environment: WANDB_MODE, WANDB_BASE_URL, WANDB_API_KEY, NETRC and the proxy variables are read.
         base_url: the server that the run was started with, if any; it wins.
+        route: try whether the server can be reached, for at most CONNECT_SECONDS.
     """
     mode = environment.get("WANDB_MODE") or _setting(environment, "mode") or "online"
     if mode in ("offline", "dryrun", "disabled"):
@@ -42,7 +45,7 @@ def wandb_offline(environment: Mapping[str, str], base_url: str | None = None) -
     if not _has_key(environment, url):
         host = urlsplit(url).netloc
         return Offline(f"no key for {host}", "run `wandb login`, or set WANDB_API_KEY")
-    return _no_route(environment, url)
+    return _no_route(environment, url) if route else None
 
 
 def _has_key(environment: Mapping[str, str], url: str) -> bool:

@@ -28,6 +28,8 @@ import pytest
 from tests.loopback.hub_store import USER, Answer, Commit, Store, branch_oid, check_card
 
 TOKEN = "hf_loopbackSecret0123456789"
+TEAM = {"name": "team", "roleInOrg": "write"}
+"""The organisation that the user is in."""
 
 
 @dataclass
@@ -71,6 +73,9 @@ class Hub(Store):
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
+        self.identity: dict[str, Any] = {"type": "user", "name": USER, "fullname": USER, "orgs": [TEAM]}
+        self.gated: set[str] = set()  # whose files nobody is given
+        self.datasets: set[str] = set()
         handler = type("BoundHandler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -231,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.objects[match[1]] = hub.sent[match[1]]
             return {}
         if request == "GET /api/whoami-v2":
-            return {"type": "user", "name": USER, "fullname": USER, "orgs": []}
+            return hub.identity
         if request == "POST /api/repos/create":
             return hub.create(json.loads(body))
         if request == "POST /api/validate-yaml":
@@ -261,8 +266,15 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return {"branches": heads, "tags": [], "converts": []}
         if match := re.fullmatch(r"GET /api/models/([^/]+/[^/]+)(?:/revision/(.+))?", request):
-            return hub.info(match[1], unquote(match[2] or "main"))
+            gated = {"gated": "manual"} if match[1] in hub.gated else {}
+            return hub.info(match[1], unquote(match[2] or "main")) | gated
+        if match := re.fullmatch(r"GET /api/datasets/([^/]+/[^/]+)", request):
+            if match[1] not in hub.datasets:
+                raise Answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            return {"id": match[1], "sha": "0" * 40, "private": False, "gated": False, "siblings": []}
         if match := re.fullmatch(r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/([^/]+)/(.+)", request):
+            if match[1] in hub.gated:
+                raise Answer(403, {"error": "Access to it is restricted"}, X_Error_Code="GatedRepo")
             branch = hub.branch(match[1], unquote(match[2]))
             path = unquote(match[3])
             if path not in branch.files:
