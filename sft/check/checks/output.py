@@ -119,6 +119,8 @@ def _place(subject: Subject, output: Path, where: str) -> Iterator[Finding]:
 def _holder(subject: Subject, output: Path) -> Iterator[Finding]:
     """Tell a run that is going on there. The launches on the other machines of one run find machine 0's there."""
     launch, lock = subject.config.launch, subject.config.run.lock
+    if subject.on != "here":
+        return  # whoever submits is told of the job that runs there
     if launch.machine_rank > 0 or not lock.is_file() or not stat.S_ISREG(lock.stat().st_mode):
         return
     holder = holder_of(subject.config.run)
