@@ -22,7 +22,7 @@ from tests.training import here
 
 CASES = memory_cases.cases()
 FEW = [name for name in CASES if int(name[:3]) in (0, 4, 12, 22, 28, 29, 38, 40)]
-WORST, MEDIAN = 0.05, 0.01
+WORST, MEDIAN = 0.02, 0.01
 """What the whole may be off by. The states are not off at all."""
 NO_GPU = Hardware((), (), 2, 16 << 30)
 

@@ -220,7 +220,7 @@ def _taken(gpu: Gpu, subject: Subject) -> Iterator[Finding]:
 
 def _who(gpu: Gpu) -> str:
     """Name the processes on a GPU, as far as this user may see them."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil  # type: ignore[import-untyped]  # it brings no types
 
     told = []
     for one in gpu.processes:

@@ -35,7 +35,7 @@ def make_ready(subject: Subject) -> None:
     if names:
         import sft.check.asked_hub
         import sft.hub.cached
-        import sft.hub.refusals  # noqa: F401
+        import sft.hub.refusals  # noqa: F401 - loaded before the threads start
 
 
 def look(subject: Subject) -> Iterator[Finding]:

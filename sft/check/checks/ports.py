@@ -75,7 +75,7 @@ def _refusal(port: int) -> OSError | None:
 
 def _holder(port: int) -> str:
     """Name the process that listens at a port, where this user may see it."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil  # type: ignore[import-untyped]  # it brings no types
 
     try:
         for one in psutil.net_connections("tcp"):

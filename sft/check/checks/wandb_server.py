@@ -20,7 +20,7 @@ WHO = '{"operationName": "Viewer", "query": "query Viewer { viewer { id } }", "v
 def make_ready(subject: Subject) -> None:
     """Import the HTTP client, where there is a server to ask."""
     if is_reported(subject) and wandb_offline(subject.environment, route=False) is None:
-        import httpx2  # noqa: F401
+        import httpx2  # noqa: F401 - loaded before the threads start
 
 
 def look(subject: Subject) -> Iterator[Finding]:

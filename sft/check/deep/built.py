@@ -54,7 +54,7 @@ def main(act: str, directory: str, trust_remote_code: str) -> int:
             return BUILDS
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trusts)
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config, trust_remote_code=trusts)  # type: ignore[no-untyped-call]
+            AutoModelForCausalLM.from_config(config, trust_remote_code=trusts)  # type: ignore[no-untyped-call]  # transformers' own
     except Exception:  # whatever a model's own code raises
         return BUILDS_NOT
     return BUILDS
