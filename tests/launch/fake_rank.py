@@ -80,6 +80,14 @@ def work(asked: list[int], last: int | None, save_seconds: float) -> str:
     return "finished"
 
 
+def is_alive(pid: str) -> bool:
+    """Whether a process has not ended: a zombie has no command line, and one that was waited for no directory."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
+
+
 def data_worker() -> None:
     """Do nothing, and end when told to: what is held back from a rank that begins is not held back from here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
@@ -158,7 +166,7 @@ def main(behaviour: str) -> None:
             # The file may be there and not yet written.
             while not pids.exists() or not (said := pids.read_text().split()):
                 time.sleep(0.01)
-            while Path(f"/proc/{said[0]}/cmdline").read_bytes():
+            while is_alive(said[0]):
                 time.sleep(0.01)
             say(
                 status="failed", exit_code=1, time=time.time(), what="RuntimeError: Connection closed by peer"
