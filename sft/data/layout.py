@@ -145,7 +145,7 @@ def _batch(
         "seq_lengths": _lists(piece_offsets, sizes.astype(np.int32)),
         "numbers": _lists(piece_offsets, numbers[sample]),
         "files": _lists(piece_offsets, files[sample]),
-        "length": pa.array(np.diff(token_offsets).astype(np.int32)),
+        "length": _array(np.diff(token_offsets).astype(np.int32)),
     }
     return pa.record_batch([found[name] for name in schema.names], schema=schema)
 
@@ -161,4 +161,11 @@ def _runs(start: Numbers, stop: Numbers, edges: Numbers) -> tuple[list[int], lis
 
 
 def _lists(offsets: Any, values: Any) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return pa.ListArray.from_arrays(_array(offsets), _array(values))
+
+
+def _array(values: Any) -> pa.Array:
+    """Look at numbers as Arrow does, in place. `pyarrow.array` would import pandas first, to see that they are not its."""
+    values = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

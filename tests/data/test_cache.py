@@ -32,7 +32,8 @@ SLOWLY = """
     take = make._take
     def slow(*arguments):
         Path(run).with_name("begun").touch()
-        time.sleep(1.5)
+        while not Path(run).with_name("go").exists():
+            time.sleep(0.05)
         take(*arguments)
     make._take = slow
 """
@@ -112,11 +113,14 @@ def test_two_launches_at_once_make_one_entry(tmp_path: Path, tiny_model: Path, t
     first = in_a_process(_joined(SLOWLY, PREPARE), run=tmp_path / "run.yaml")
     wait_for(tmp_path / "begun")
     second = in_a_process(PREPARE, run=tmp_path / "run.yaml")
+    assert second.stderr is not None
+    waits = "another process prepares this data: waiting for it"
+    assert any(waits in line for line in iter(second.stderr.readline, ""))
+    (tmp_path / "go").touch()
     (out_1, err_1), (out_2, err_2) = first.communicate(timeout=60), second.communicate(timeout=60)
 
     assert (first.returncode, second.returncode) == (0, 0), err_1 + err_2
     assert out_1 == out_2
-    assert "another process prepares this data: waiting for it" in err_2
     assert len(entries(tmp_path)) == 1
 
 
