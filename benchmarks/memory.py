@@ -21,6 +21,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+AT_ONCE = 10
+"""Runs of one process that are measured in one process."""
 BUCKET = 1_000_000
 """reduce_bucket_size of ZeRO-1 and 2 here: DeepSpeed's default would hide everything else of such small models."""
 
@@ -52,15 +54,19 @@ def compare(scratch: Path, arguments: argparse.Namespace) -> list[dict[str, Any]
     data = memory_cases.write_rows(scratch / "rows.jsonl")
     kept = arguments.keep or scratch / "measured.json"
     measured: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    single = dict([*memory_cases.cases().items()][: arguments.single])
+    single = {**memory_cases.cases(), **memory_cases.held_out(), **memory_cases.other_ways()}
+    single = dict([*single.items()][: arguments.single])
     chosen = memory_cases.STRATEGIES if arguments.sharded is None else arguments.sharded
-    groups = {"single": single, **{name: memory_cases.sharded(name) for name in chosen}}
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {"single": single}
+    for name in chosen:
+        groups[name] = {**memory_cases.sharded(name), **memory_cases.sharded(name, is_held_out=True)}
     rows = []
     for strategy, group in groups.items():
         settings = {name: _settings(case, scratch, tokenizer, data, strategy) for name, case in group.items()}
-        missing = {name: one for name, one in settings.items() if name not in measured}
-        batches = [missing] if strategy == "single" else [{name: one} for name, one in missing.items()]
-        for batch in filter(None, batches):
+        missing = [name for name in settings if name not in measured]
+        at_once = AT_ONCE if strategy == "single" else 1
+        for start in range(0, len(missing), at_once):
+            batch = {name: settings[name] for name in missing[start : start + at_once]}
             measured |= _measure(scratch, strategy, batch)
             kept.write_text(json.dumps(measured))
         rows += [_row(name, one, scratch, measured[name]) for name, one in settings.items()]

@@ -20,6 +20,7 @@ BASE = {
     "events",
     "extras",
     "files",
+    "json_file",
     "machine",
     "mounts",
     "parent",

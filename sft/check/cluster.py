@@ -7,6 +7,9 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from sft.config.run import RunConfig
+from sft.plan.hardware import Hardware
+
 SECONDS = 5.0
 """How long one command may take: a controller that is down has its clients wait for minutes."""
 GPUS = re.compile(r"\bgpu(?::([A-Za-z][\w.-]*|\d+g\.[\w.-]+))?:(\d+)")
@@ -200,3 +203,9 @@ def gpus_of(gres: str) -> tuple[int, str | None] | None:
     """Read `--gres`: how many GPUs of which type; None where it names none."""
     found = re.search(r"\bgpu(?::([A-Za-z][\w.-]*|\d+g\.[\w.-]+))?(?::(\d+))?", gres)
     return (int(found[2] or 1), found[1]) if found else None
+
+
+def host_bytes_of(hardware: Hardware, config: RunConfig) -> int | None:
+    """Return what a machine's processes may take of its memory: what the job asks for, or all of it; None if nobody knows."""
+    asked = mebibytes(config.launch.slurm.mem) if config.launch.slurm.mem else None
+    return int(asked * 2**20) if asked else hardware.memory_bytes or None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from sft.json_file import UnreadableError, read_json
 
 CONFIGURATIONS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
 """Files whose `auto_map` names classes of the model's own."""
@@ -16,10 +17,10 @@ def code_references(directory: Path) -> Iterator[tuple[str | None, str]]:
     """Name what the configurations refer to: the repository (None for this one) and the file."""
     for name in CONFIGURATIONS:
         try:
-            found = json.loads((directory / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(directory / name) or {}
+        except UnreadableError:
             continue
-        for reference in _strings(found.get("auto_map") if isinstance(found, dict) else None):
+        for reference in _strings(found.get("auto_map")):
             repository, _, path = reference.rpartition("--")
             yield repository or None, f"{path.partition('.')[0]}.py"
 
@@ -55,7 +56,7 @@ def _imports(file: Path) -> Iterator[str]:
     """Name the files beside one that it imports: `from .other import X`, `from . import other`."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError):
         return  # told when it is run
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1:
@@ -65,11 +66,10 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, (dict, list)):
+            waiting += one.values() if isinstance(one, dict) else one

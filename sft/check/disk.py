@@ -7,6 +7,7 @@ it against checkpoints of every strategy. What a checkpoint holds is told in tes
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.errors import Problem
 from sft.plan.adapter import is_target
+from sft.plan.memory.ledger import Parameter
+from sft.plan.memory.optimizers import Optimizer
 from sft.plan.plan import Plan
+from sft.plan.read_shape import unpacked
 from sft.plan.weights import Tensor, read_tensors
 
 DEEPSPEED_BYTES = 12
@@ -76,26 +80,29 @@ def look_at_disk(
     plan: Plan,
     *,
     model: str | None = None,
+    tensors: Sequence[Tensor] | None = None,
     rows: int | None = None,
-    prepared: bool = False,
+    trained: int | None = None,
 ) -> tuple[list[str], list[Problem]]:
     """Hold what a run will write against what there is room for.
 
     Args:
         model: the directory of the model, where it is known.
+        tensors: of a model that is not on this machine, where the Hub has told them.
         rows: how many rows it trains on, where they are prepared.
+        trained: how many numbers are trained, where that is known.
 
     Returns:
-        Lines for people, and what does not fit. Of a model that is not on this machine, or not as safetensors, nothing
-        is known.
+        Lines for people, and what does not fit. Of a model whose safetensors nobody has seen nothing is known.
     """
     config = loaded.config
     lines, problems = [], []
     directory = _directory(config, model)
-    tensors = read_tensors(directory) if directory is not None else None
+    tensors = (read_tensors(directory) if directory is not None else None) or tensors
     output = config.run.output_dir
-    if directory is not None and tensors is not None:
-        bill = bill_of(config, plan, tensors, rows=rows, beside=_beside(directory), here=_here(output))
+    if tensors is not None:
+        beside = _beside(directory) if directory is not None else 0
+        bill = bill_of(config, plan, tensors, rows=rows, beside=beside, here=_here(output), trained=trained)
         have = room(output)
         lines.append(f"{bill.line()} on {have.place} ({gib(have.bytes)} {have.bound})")
         if bill.to_come > have.bytes:
@@ -121,6 +128,7 @@ def bill_of(
     rows: int | None = None,
     beside: int = 0,
     here: int = 0,
+    trained: int | None = None,
 ) -> Bill:
     """Add up what a run writes below output_dir.
 
@@ -129,7 +137,9 @@ def bill_of(
         rows: the rows of an epoch.
         beside: bytes of the tokenizer, which every checkpoint holds.
         here: bytes that lie there already.
+        trained: how many numbers are trained, where that is known; else they are counted by the adapter's targets.
     """
+    tensors = [*unpacked(tensors)]
     numbers = sum(tensor.count for tensor in tensors)
     own_bytes = sum(tensor.count * tensor.bytes_each for tensor in tensors)
     dtype = config.model.dtype
@@ -141,7 +151,8 @@ def bill_of(
         else 4.0
     )
     full = config.method == "full"
-    trained = numbers if full else adapter_numbers(config, tensors)
+    if trained is None:
+        trained = numbers if full else adapter_numbers(config, tensors)
     each = each if full else ADAPTER_BYTES
     saved = each
     if plan.strategy.is_deepspeed and plan.mixed_precision in ("bf16", "fp16"):
@@ -191,12 +202,19 @@ def moments_bytes(optim: str, each: float) -> float:
     Args:
         each: bytes of the number itself.
     """
-    if optim == "sgd" or "adafactor" in optim:
+    if "adafactor" in optim:
         return 0.0
-    if optim == "adamw_torch_4bit":
-        return 1.0
-    moments = 1 if any(name in optim for name in ("lion", "adagrad", "rmsprop")) else 2
-    return moments * (1.05 if "8bit" in optim else each)
+    # Of what two sizes differ by, so that what is kept once a tensor, or once in all, does not count.
+    small, large = (Parameter(numbers, each, trained=True) for numbers in (1 << 20, 1 << 21))
+    optimizer = Optimizer(name=optim)
+    return (optimizer.kept([large]) - optimizer.kept([small])) / (large.numbers - small.numbers)
+
+
+def copied_bytes(config: RunConfig, plan: Plan, tensors: Sequence[Tensor], trained: int) -> int:
+    """Return what is copied to host memory of a checkpoint, over all ranks, while training goes on; 0 where none is."""
+    if not config.kit.background_save or config.training.save_strategy == "no":
+        return 0
+    return bill_of(config, plan, tensors, trained=trained).checkpoint_bytes
 
 
 def most_checkpoints(config: RunConfig, plan: Plan, rows: int | None) -> int | None:
@@ -251,7 +269,7 @@ def prepared_bytes(config: RunConfig) -> int:
 
 def _directory(config: RunConfig, model: str | None) -> Path | None:
     name = model or config.model.model_name_or_path or ""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     from sft.hub.cached import snapshot_of  # huggingface_hub takes a while to start
 

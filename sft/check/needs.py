@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sft.config.run import RunConfig
 from sft.data.locate import Wanted
@@ -13,7 +13,13 @@ from sft.data.mixture import from_trl, read_handbook_mixture
 from sft.data.readers.kinds import BUILDERS, kind_of
 from sft.errors import ExitCode, UserError
 
-REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
+LIKE_REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
+REPOSITORY = re.compile(r"(?!.*(?:--|\.\.|\.git$))(?:\b[\w.-]+\b/)?\b[\w.-]{1,96}\b", re.ASCII)
+"""What the Hub takes as a name.
+
+Source:
+    huggingface_hub/utils/_validators.py, validate_repo_id.
+"""
 TEMPLATES = (".jinja", ".j2")
 CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "SFT_CACHE")
 """Environment variables that say where fetched things lie."""
@@ -43,7 +49,7 @@ class ModelNeed:
 
 def is_path(name: str) -> bool:
     """Whether a name leads to a place on this machine."""
-    return name.startswith(("/", "./", "../", "~")) or Path(name).exists()
+    return name.startswith(("/", "./", "../", "~")) or os.path.exists(name)
 
 
 def model_needs(config: RunConfig) -> list[ModelNeed]:
@@ -77,7 +83,7 @@ def is_data_on_hub(wanted: Wanted) -> bool:
         REPOSITORY.fullmatch(name) is not None
         and name not in BUILDERS
         and not is_file
-        and not Path(name).exists()
+        and not os.path.exists(name)
     )
 
 

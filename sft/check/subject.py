@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.check.place import model_directory
+from sft.check.place import UNKNOWN, KnownModel, model_directory
 from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
+from sft.errors import Problem
 from sft.plan.decide import Option
+from sft.plan.gpus import GpuModel
 from sft.plan.hardware import Hardware
 from sft.plan.model_shape import read_model_shape
 from sft.plan.plan import Plan
+from sft.plan.reach import unreachable
 from sft.plan.weights import Tensor, read_tensors
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ class Subject:
         environment: what the ranks will see: this process's variables and `env:` of the run file.
         in_batch: it runs elsewhere; this machine, a login node, need not be like those.
         on: where, as `sft launch --on` takes it; "here" without.
-        option: the plan's bill and time; None where the model's shape is not known.
+        gpu: the smallest that it runs on; None on the CPU, and where nobody has seen or named one.
+        model: what is known of the model without asking, and `option` the plan's bill and time with it; None where that
+            is not enough.
         path: the run file, and `words` what was set beside it.
     """
 
@@ -45,6 +50,8 @@ class Subject:
     path: Path | None = None
     words: tuple[str, ...] = ()
     offline: bool = False
+    gpu: GpuModel | None = None
+    model: KnownModel = UNKNOWN
     option: Option | None = None
 
     @property
@@ -58,8 +65,15 @@ class Subject:
 
     @cached_property
     def model_directory(self) -> Path | None:
-        """Where the model lies on this machine: its own directory, or the Hub's cache; None where it is in neither."""
-        return model_directory(self.config)
+        """Where the model lies on this machine: its own directory, or the Hub's cache; None where it is in neither, or
+        cannot be looked at."""
+        is_locked = self.config.model.model_name_or_path in self.unreachable
+        return None if is_locked else model_directory(self.config)
+
+    @cached_property
+    def unreachable(self) -> Mapping[str, Problem]:
+        """Places of the run file that cannot be looked at, which is told already: no check needs to say it again."""
+        return unreachable(self.loaded)
 
     @cached_property
     def model_config(self) -> dict[str, Any]:

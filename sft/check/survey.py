@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sft.check.cluster import host_bytes_of
 from sft.check.finding import GRAVITIES, Finding, errors, note
-from sft.check.place import model_shape
+from sft.check.place import UNKNOWN, KnownModel, known_model
 from sft.check.subject import Subject
 from sft.config.loader import LoadedRun, load_run
 from sft.errors import ExitCode, Problem, UserError
@@ -93,20 +94,23 @@ def survey(
         UserError: the run file cannot be read; then nothing else can be judged.
     """
     loaded = load_run(path, words)
-    hardware, plan, option, findings = _planned(loaded, hardware, in_batch)
+    environment = {**os.environ, **loaded.config.kit.env}
+    made = _planned(loaded, environment, hardware, in_batch, path)
     subject = Subject(
         loaded=loaded,
-        plan=plan,
-        hardware=hardware,
-        environment={**os.environ, **loaded.config.kit.env},
+        plan=made.plan,
+        hardware=made.hardware,
+        environment=environment,
         in_batch=in_batch,
         on=on,
         path=path,
         words=tuple(words),
         offline=offline,
-        option=option,
+        gpu=made.gpu,
+        model=made.model,
+        option=made.option,
     )
-    return look(subject, checks, findings)
+    return look(subject, checks, made.findings)
 
 
 def look(subject: Subject, checks: Iterable[Check], findings: Sequence[Finding] = ()) -> Survey:
@@ -117,23 +121,50 @@ def look(subject: Subject, checks: Iterable[Check], findings: Sequence[Finding] 
     for check in wanted:
         found += waiting.finish(check) if _waits(check) else _ask(check, subject)
     placed = [replace(finding, problem=_placed(finding.problem, subject.loaded)) for finding in found]
-    return Survey(subject, tuple(sorted(placed, key=lambda finding: GRAVITIES.index(finding.gravity))))
+    once: dict[tuple[str, Problem], Finding] = {}
+    for finding in placed:  # a broken file may stop several checks
+        once.setdefault((finding.gravity, finding.problem), finding)
+    return Survey(subject, tuple(sorted(once.values(), key=lambda finding: GRAVITIES.index(finding.gravity))))
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A plan, and what it was made of."""
+
+    hardware: Hardware
+    plan: Plan | None = None
+    gpu: GpuModel | None = None
+    model: KnownModel = UNKNOWN
+    option: Option | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
 def _planned(
-    loaded: LoadedRun, hardware: Hardware | None, in_batch: bool
-) -> tuple[Hardware, Plan | None, Option | None, list[Finding]]:
+    loaded: LoadedRun,
+    environment: Mapping[str, str],
+    hardware: Hardware | None,
+    in_batch: bool,
+    path: Path | None,
+) -> _Planned:
     """Plan a run; of one that cannot be planned, much else can still be looked at."""
-    seen = hardware or Hardware((), (), 1, 0)
+    made = _Planned(hardware or Hardware((), (), 1, 0))
     try:
-        seen = _asked_for(loaded) if in_batch else hardware or detect()
+        made.hardware = seen = _asked_for(loaded, path) if in_batch else hardware or detect()
         plan = make_plan(loaded, seen, is_placed=not in_batch)
-        plan, option, _ = decide(loaded, plan, model_shape(loaded.config), _gpu(loaded, seen, plan))
+        made.gpu = _gpu(loaded, seen, plan)
+        made.model = known_model(loaded.config, environment)
+        made.plan, made.option, _ = decide(
+            loaded, plan, made.model.shape, made.gpu, host_bytes_of(seen, loaded.config)
+        )
     except UserError as refusal:
         found = errors(refusal.problems, refusal.exit_code)
-        return seen, None, None, [replace(finding, check="plan") for finding in found]
-    notes = [replace(note(line), check="plan") for line in (*loaded.notes, *plan.notes)]
-    return seen, plan, option, notes
+        made.plan = None
+    else:
+        found = [note(line) for line in (*loaded.notes, *made.plan.notes)]
+        if made.model.from_hub is not None:
+            found.append(note(f"shapes of {made.model.from_hub.called} as the Hub told them before"))
+    made.findings = [replace(finding, check="plan") for finding in found]
+    return made
 
 
 def _gpu(loaded: LoadedRun, seen: Hardware, plan: Plan) -> GpuModel | None:
@@ -169,6 +200,8 @@ def _ask(check: Check, subject: Subject) -> list[Finding]:
     except UserError as refusal:
         found = errors(refusal.problems, refusal.exit_code)
     except OSError as failure:
+        if any(Path(str(failure.filename)).is_relative_to(place) for place in subject.unreachable):
+            return []  # told with the plan
         found = errors([_unreadable(failure)], ExitCode.ENVIRONMENT)
     return [replace(finding, check=check.NAME) for finding in found]
 
@@ -221,7 +254,7 @@ class _Waiting:
         return found
 
 
-def _asked_for(loaded: LoadedRun) -> Hardware:
+def _asked_for(loaded: LoadedRun, path: Path | None) -> Hardware:
     """Return the machines that the run file asks for: the login node's own say nothing."""
     launch = loaded.config.launch
     cores = launch.slurm.cpus_per_task or 1
@@ -231,7 +264,7 @@ def _asked_for(loaded: LoadedRun) -> Hardware:
     if not gpus:
         raise UserError(
             "a batch job has to say what it needs, and the run file names no GPUs",
-            loaded.where("launch.gpus_per_node"),
+            str(path or "the command line"),
             "set launch.gpus_per_node: 4; or launch.device: cpu with launch.processes_per_node",
         )
     return asked_for(gpus, cores)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.data import rebuilt
+from sft.json_file import read_json
 
 FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -48,7 +48,9 @@ def has_tokenizer(directory: Path) -> bool:
 def read_vocabulary(directory: Path) -> Vocabulary | None:
     """Read the files; None where there is no tokenizer.json, or a file is broken (which preparing the data tells)."""
     try:
-        file = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        file = read_json(directory / "tokenizer.json")
+        if file is None:
+            return None
         config = _json(directory / "tokenizer_config.json")
         words = _words(file["model"])
         added = {one["content"]: int(one["id"]) for one in file.get("added_tokens") or ()}
@@ -69,6 +71,8 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
 def _words(model: Mapping[str, Any]) -> dict[str, int]:
     found = model["vocab"]
     if isinstance(found, dict):
+        if not all(isinstance(number, int) for number in found.values()):
+            raise ValueError("an id is no number")
         return found
     return {entry[0]: number for number, entry in enumerate(found)}  # Unigram: pieces with their scores
 
@@ -99,5 +103,4 @@ def _template(directory: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_json(path) or {}

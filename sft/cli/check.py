@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.survey import survey
     from sft.errors import UserError
     from sft.launch.platform import platform
+    from sft.terminal import show
 
     if arguments.list:
         for check in named():
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     if arguments.json:
         print(json.dumps(_document(found), indent=2))
     for finding in (*found.of("note"), *found.of("warning")):  # the gravest last, where a terminal shows it
-        print(finding, file=sys.stderr)
+        show(str(finding).splitlines(), sys.stderr, "dim" if finding.gravity == "note" else "yellow")
     plan = found.require_no_errors()
     if not arguments.json:
         for key, value in _flat(found.subject.config.settings()).items():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
+from contextlib import suppress
 from types import ModuleType
 
 from sft import __version__
 from sft.errors import ExitCode, UserError
+from sft.terminal import show
 
 COMMANDS = {
     "launch": "check, plan and train a run file, on this machine or as a batch job",
@@ -31,6 +35,8 @@ COMMANDS = {
     "schema": "print the JSON Schema of a run file, or explain one key",
     "completion": "print the completion script of a shell",
 }
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+"""How a write fails that the machine has no room for, or no way to."""
 
 
 def command_parser(name: str) -> tuple[argparse.ArgumentParser, ModuleType]:
@@ -67,18 +73,58 @@ def overview() -> str:
 def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's letters cannot spell is escaped: a name in another script is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can still be told that it fails
+        return code
     except UserError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
+        return _told(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of stdout has gone (`sft schema | head`); closing it again would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()  # its reader has gone (`sft schema | head`)
         return 0
+    except OSError as failure:
+        refusal = _of_environment(failure)
+        if refusal is None:
+            raise
+        return _told(refusal)
+
+
+def _told(error: UserError) -> int:
+    with suppress(OSError):  # nobody may be listening; the exit code says it still
+        for line in str(error).splitlines():
+            show([line], sys.stderr, "" if line.startswith("  ") else "bold red")
+        sys.stderr.flush()
+    return int(error.exit_code)
+
+
+def _of_environment(failure: OSError) -> UserError | None:
+    """Say what of the machine has failed, where nobody could say it better before; None where it may be a bug."""
+    reason, name = failure.strerror or str(failure), failure.filename
+    if isinstance(name, str | bytes) and not isinstance(failure, FileNotFoundError | FileExistsError):
+        what, where = "a file or a directory cannot be used", os.fsdecode(name)
+        fix = "look at its permissions, and at the room and the health of its file system"
+    elif name is None and failure.errno in UNWRITTEN:
+        # Only opening a file tells its name; what is written most is what is printed.
+        _abandon_stdout()
+        what, where = "nothing more can be written", "standard output, or a file"
+        fix = "make room there, or send the output elsewhere"
+    else:
+        return None
+    return UserError(f"{what}: {reason}", where, fix, exit_code=ExitCode.ENVIRONMENT)
+
+
+def _abandon_stdout() -> None:
+    """Drop what is left to write: closing stdout at the end would complain again."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: list[str]) -> int:

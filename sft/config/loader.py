@@ -75,7 +75,7 @@ def _layers(
             layers.append(entries)
     except UserError as error:
         # Without its file, nothing else about the run can be judged.
-        raise UserError.of([*problems, *error.problems]) from None
+        raise UserError.of([*problems, *error.problems], exit_code=error.exit_code) from None
     flags, found = parse_flags(list(words))
     problems += found
     return [*layers, flags]

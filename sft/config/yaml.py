@@ -7,12 +7,14 @@ key declares is known only later (`Entry.text`) and because two keys of one name
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
 from sft.config.entry import Entry, Place
 from sft.config.kit import GROUPS
-from sft.errors import Problem, UserError
+from sft.config.read_text import SCANNER_SLIPS, not_yaml, read_text
+from sft.errors import ExitCode, Problem, UserError
 
 HOLDERS = ("launch", *(f"launch.{group}" for group in GROUPS))
 """The keys whose members are keys themselves."""
@@ -20,7 +22,7 @@ MAXIMUM_DEPTH = 30
 """Deeper values than this come from an alias that holds itself."""
 MAXIMUM_VALUES = 100_000
 """More values than this come from aliases that multiply."""
-SCANNER_SLIPS = (AttributeError, IndexError, KeyError, TypeError, AssertionError, NotImplementedError)
+AGAIN = "save it as a file, RUN.yaml: it is read several times"
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
@@ -34,34 +36,17 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], list[Problem]]:
         UserError: the file is not there, is not YAML, or is no mapping.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import YAMLError
     from ruamel.yaml.nodes import MappingNode
 
     name = str(path)
-    if not path.is_file():
-        kind = "is a directory, not a run file" if path.is_dir() else "does not exist"
-        raise UserError(f"{path} {kind}", fix="give a run file: --config RUN.yaml, or sft launch RUN.yaml")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the file is not UTF-8 text (byte {error.start})", name, "save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"the file cannot be read: {error.strerror}", name, "check its permissions") from None
+    _require_file(path)
+    text = read_text(path)
     try:
         node = YAML(typ="rt").compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{name}:{mark.line + 1}" if mark else name
-        raise UserError(
-            f"this is not YAML: {error.problem}", place, "mind indents, colons and quotes"
-        ) from None
-    # RecursionError: brackets within brackets, a thousand deep. ValueError and OverflowError: an escape that
-    # names no character. The others: slips of ruamel's scanner on text that is far from YAML.
+    # ValueError and OverflowError: an escape that names no character. SCANNER_SLIPS: text that is far from YAML.
     except (YAMLError, RecursionError, ValueError, OverflowError, *SCANNER_SLIPS) as error:
-        told = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"this is not YAML: {told[0]}", name, "save it as plain UTF-8 text") from None
+        raise not_yaml(error, path, text, kind="YAML", fix="mind indents, colons and quotes") from None
     if node is None:
         return {}, []
     if not isinstance(node, MappingNode):
@@ -71,6 +56,30 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], list[Problem]]:
     reader = _Reader(name)
     entries = reader.entries(node)
     return entries, reader.problems
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is no plain file: a run file is read again by whatever comes after, up to the job itself."""
+    fix = "give a run file: --config RUN.yaml, or sft launch RUN.yaml"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if str(path) == "-":
+            raise UserError("a run file is not read from standard input", str(path), AGAIN) from None
+        raise UserError(f"{path} does not exist", fix=fix) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(
+            f"{path} cannot be looked at: {reason}",
+            fix="ask the owner of its directory for `chmod a+x`, or copy the file"
+            if isinstance(error, PermissionError)
+            else fix,
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a directory, not a run file", fix=fix)
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is a pipe or a device, and a run file must be a plain file", fix=AGAIN)
 
 
 class _Reader:

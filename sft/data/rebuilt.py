@@ -60,10 +60,10 @@ def tokenizer_class(
     Args:
         config: tokenizer_config.json. model: config.json. file: tokenizer.json.
     """
-    if "auto_map" in config and "AutoTokenizer" in config["auto_map"]:
+    auto_map, model_type = config.get("auto_map"), model.get("model_type")
+    if isinstance(auto_map, dict) and "AutoTokenizer" in auto_map:
         return None
-    model_type = model.get("model_type")
-    if model_type in DECIDED_BY_MODEL:
+    if isinstance(model_type, str) and model_type in DECIDED_BY_MODEL:
         return DECIDED_BY_MODEL[model_type]
     declared = config.get("tokenizer_class") or model.get("tokenizer_class")
     if declared is None:

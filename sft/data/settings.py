@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,8 @@ from sft.data.loss import EncodeSettings
 from sft.data.template import ChatTemplate
 from sft.data.tokenizer import TokenizerFiles, read_tokenizer, with_template_of
 from sft.data.work import WorkSettings
-from sft.errors import UserError
+from sft.errors import ExitCode, UserError
+from sft.json_file import UnreadableError, read_json
 
 MOST_WORKERS = 8
 """Processes that prepare data if dataset_num_proc does not say: login nodes are shared."""
@@ -163,8 +163,12 @@ def _check_new_tokens(files: TokenizerFiles, config: RunConfig) -> None:
     if not files.added or not config.model.use_peft:
         return
     path = Path(config.model.model_name_or_path or "") / "config.json"
-    shape = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if {**shape, **shape.get("text_config", {})}.get("tie_word_embeddings"):
+    try:
+        shape = read_json(path) or {}
+    except UnreadableError as broken:
+        raise broken.refusal() from None
+    text = shape.get("text_config")
+    if {**shape, **(text if isinstance(text, dict) else {})}.get("tie_word_embeddings"):
         raise UserError(
             f"the template of {config.training.chat_template_path} needs tokens that the vocabulary lacks "
             f"({', '.join(files.added[:4])}), and an adapter cannot train them where head and embeddings are tied",
@@ -190,8 +194,10 @@ def _template_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        is_locked = isinstance(error, PermissionError)
         raise UserError(
             f"the chat template cannot be read: {error}",
             where="chat_template_path",
             fix="name a text file with the template, or a model's directory",
+            exit_code=ExitCode.ENVIRONMENT if is_locked else ExitCode.USAGE,
         ) from None

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from sft.data import rebuilt
 from sft.errors import ExitCode, UserError
+from sft.json_file import UnreadableError, read_json
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens that every template may name."""
@@ -79,7 +80,7 @@ def read_tokenizer(
     """
     directory = _directory(name, revision, key)
     file = directory / "tokenizer.json"
-    config = _json(directory / "tokenizer_config.json", key)
+    config = _json(directory / "tokenizer_config.json")
     why, taken = None, "TokenizersBackend"
     if not file.is_file():
         why = f"{name} has no tokenizer.json"
@@ -96,7 +97,7 @@ def read_tokenizer(
                 fix="fetch the model again",
             ) from None
         fields = json.loads(written)
-        found = rebuilt.tokenizer_class(config, _json(directory / "config.json", key), fields)
+        found = rebuilt.tokenizer_class(config, _json(directory / "config.json"), fields)
         if found is None:
             why = f"{name} does not say which kind of tokenizer it has"
         elif not rebuilt.is_as_built(found, config, fields):
@@ -106,12 +107,15 @@ def read_tokenizer(
     if why is not None:
         say(f"{why}: loading the tokenizer through transformers, which takes some seconds")
         return _through_transformers(directory, trust_remote_code, key)
-    special = rebuilt.DEFAULTS.get(taken, {}) | _special_tokens(directory, config, key)
+    special = rebuilt.DEFAULTS.get(taken, {}) | _special_tokens(directory, config)
     special = {name: token for name, token in special.items() if token}
-    _add_missing(tokenizer, config, special)
+    _add_missing(tokenizer, _listed(directory, config), config, special)
     control = config.get("chat_control_tokens")
     return TokenizerFiles(
-        tokenizer.to_str(), special, _templates(directory, config), tuple(control) if control else None
+        tokenizer.to_str(),
+        special,
+        _templates(directory, config),
+        tuple(control) if isinstance(control, list) and control else None,
     )
 
 
@@ -177,16 +181,11 @@ def _directory(name: str, revision: str | None, key: str) -> Path:
         ) from None
 
 
-def _json(path: Path, key: str) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path.name} is no JSON: {error}", where=str(path), fix="fetch the model again"
-        ) from None
-    return found if isinstance(found, dict) else {}
+        return read_json(path) or {}
+    except UnreadableError as broken:
+        raise broken.refusal() from None
 
 
 def _content(token: Any) -> str | None:
@@ -195,9 +194,9 @@ def _content(token: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _special_tokens(directory: Path, config: dict[str, Any], key: str) -> dict[str, str]:
+def _special_tokens(directory: Path, config: dict[str, Any]) -> dict[str, str]:
     """Read the named special tokens; tokenizer_config.json wins, as in transformers. Empty for those named as null."""
-    older = _json(directory / "special_tokens_map.json", key)
+    older = _json(directory / "special_tokens_map.json")
     named = {
         name: config[name] if name in config else older[name] for name in NAMED if name in {**older, **config}
     }
@@ -208,11 +207,33 @@ def _special_tokens(directory: Path, config: dict[str, Any], key: str) -> dict[s
     }
 
 
-def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str, str]) -> None:
+def _listed(directory: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tokens that tokenizer_config.json lists, in the order of their ids.
+
+    Raises:
+        UserError: the list is broken.
+    """
+    found = config.get("added_tokens_decoder") or {}
+    is_whole = isinstance(found, dict) and all(
+        number.isdecimal() and isinstance(fields, dict) and isinstance(fields.get("content"), str)
+        for number, fields in found.items()
+    )
+    if not is_whole:
+        raise _broken(directory, "added_tokens_decoder does not say which tokens have which ids")
+    return [found[number] for number in sorted(found, key=int)]
+
+
+def _broken(directory: Path, what: str) -> UserError:
+    file = directory / "tokenizer_config.json"
+    return UserError(f"{file.name} is broken: {what}", where=str(file), fix="fetch the model again")
+
+
+def _add_missing(
+    tokenizer: Tokenizer, listed: list[dict[str, Any]], config: dict[str, Any], special: dict[str, str]
+) -> None:
     """Add the tokens that tokenizer_config.json lists and tokenizer.json lacks, as transformers does."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
-    for _, fields in listed:
+    for fields in listed:
         if fields["content"] not in known:
             flags = {
                 name: bool(fields.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")
@@ -221,7 +242,7 @@ def _add_missing(tokenizer: Tokenizer, config: dict[str, Any], special: dict[str
             tokenizer.add_tokens([AddedToken(fields["content"], normalized=normalized, **flags)])
             known.add(fields["content"])
     extra = config.get("extra_special_tokens", config.get("additional_special_tokens", []))
-    extra = list(extra.values()) if isinstance(extra, dict) else extra
+    extra = list(extra.values()) if isinstance(extra, dict) else extra if isinstance(extra, list) else []
     for token in (*special.values(), *filter(None, map(_content, extra))):
         if token not in known:
             tokenizer.add_special_tokens([AddedToken(token, special=True)])
@@ -238,9 +259,14 @@ def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
     written = config.get("chat_template")
     if found or written is None:
         return found
-    if isinstance(written, list):
-        return {one["name"]: one["template"] for one in written}
-    return dict(written) if isinstance(written, dict) else {"default": written}
+    try:
+        named = {one["name"]: one["template"] for one in written} if isinstance(written, list) else written
+    except (KeyError, TypeError):
+        raise _broken(directory, "a chat_template of several has no name or no template") from None
+    named = named if isinstance(named, dict) else {"default": named}
+    if not all(isinstance(text, str) for text in named.values()):
+        raise _broken(directory, "chat_template is no text")
+    return named
 
 
 def _through_transformers(directory: Path, trust_remote_code: bool, key: str) -> TokenizerFiles:

@@ -110,11 +110,11 @@ def _of_access(error: BaseException, name: str, key: str, revision: str | None, 
     return None
 
 
-def gated(name: str, key: str, kind: str) -> Problem:
+def gated(name: str, key: str, kind: str, *, again: str = "fetch again") -> Problem:
     """Tell that its owner gives access to who has asked for it."""
     who = "no token is set" if get_token() is None else "the account of the token has no access to it"
     page = f"{constants.ENDPOINT}/{'datasets/' if kind != 'model' else ''}{name}"
-    fix = f"accept its terms at {page}, then {LOGIN}, and fetch again"
+    fix = f"accept its terms at {page}, then {LOGIN}, and {again}"
     return Problem(f"the {kind} {name} is gated, and {who}", key, fix)
 
 

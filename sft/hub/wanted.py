@@ -41,7 +41,9 @@ def shards_of(index: str, text: str) -> list[str]:
         names = sorted(set(json.loads(text)["weight_map"].values()))
         if not all(isinstance(name, str) and ".." not in PurePosixPath(name).parts for name in names):
             raise ValueError(f"a shard cannot be called {names}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not names:
+            raise ValueError("it lists no files")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"the list of the weights is broken: {error}",
             where=index,

@@ -12,7 +12,9 @@ from sft.config.run import RunConfig
 from sft.plan.batch import Batch
 from sft.plan.gpus import GpuModel
 from sft.plan.joined import one_row_at_a_time
+from sft.plan.memory.bill import Bill
 from sft.plan.memory.estimate import Estimate, estimate
+from sft.plan.memory.host import host_bill
 from sft.plan.plan import Plan
 from sft.plan.roofline import StepTime, step_time
 from sft.plan.shape import Shape
@@ -24,7 +26,7 @@ MANY = (Strategy.DDP, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP2, Strategy.Z
 LARGEST_MICRO_BATCH = 64
 TOLD = 3
 """How many of those that were not taken the plan tells of."""
-AS_FAST = 0.98
+AS_FAST = 0.95
 """One that is not at least so much faster is not worth a more complicated strategy."""
 
 
@@ -33,18 +35,21 @@ class Option:
     """An arrangement that could be launched, with its bill and its time.
 
     Attributes:
+        host: what a machine's own memory has to hold.
         refused: the combination rule that it breaks.
     """
 
     plan: Plan
     estimate: Estimate
     time: StepTime | None
+    host: Bill
     refused: str | None = None
 
     @property
     def fits(self) -> bool:
         """Whether its bound is within what there is, and no rule speaks against it."""
-        return self.refused is None and self.estimate.device.fits
+        is_enough = self.host.capacity is None or self.host.likely <= self.host.capacity
+        return self.refused is None and self.estimate.device.fits and is_enough
 
     @property
     def seconds(self) -> float:
@@ -58,8 +63,14 @@ class Option:
         return f"{plan.strategy.value}, {plan.micro_batch} x {plan.accumulation}"
 
 
-def option(config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None) -> Option:
-    """Make the bill and the time of one arrangement."""
+def option(
+    config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None, host_bytes: int | None = None
+) -> Option:
+    """Make the bill and the time of one arrangement.
+
+    Args:
+        host_bytes: what a machine's own memory has; None where nobody knows.
+    """
     from sft.plan.combinations import check_combinations
 
     made = estimate(config, plan, shape, gpu)
@@ -67,11 +78,26 @@ def option(config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None) ->
     time = None
     if gpu is not None and gpu.is_timed:
         time = step_time(shape, made.job, gpu, nodes=plan.nodes, trained=made.held.trained)
-    return Option(plan=plan, estimate=made, time=time, refused=broken[0].what if broken else None)
+    host = host_bill(
+        shape,
+        made.job,
+        made.held,
+        ranks=plan.processes_per_node,
+        workers=config.training.dataloader_num_workers,
+        capacity=host_bytes,
+    )
+    return Option(plan=plan, estimate=made, time=time, host=host, refused=broken[0].what if broken else None)
 
 
 def choose(
-    config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None, *, strategy: bool, micro_batch: bool
+    config: RunConfig,
+    plan: Plan,
+    shape: Shape,
+    gpu: GpuModel | None,
+    *,
+    strategy: bool,
+    micro_batch: bool,
+    host_bytes: int | None = None,
 ) -> tuple[Option, list[Option]]:
     """Choose among the arrangements of one run.
 
@@ -80,14 +106,18 @@ def choose(
         strategy, micro_batch: what is left to choose.
 
     Returns:
-        The one that is taken, the plan's own if none fits; and the others, fastest first.
+        The one that is taken, the smallest if none fits; and the others, fastest first.
     """
-    options = [
-        option(config, other, shape, gpu) for other in _alternatives(config, plan, strategy, micro_batch)
-    ]
+    options: list[Option] = []
+    for other in _alternatives(config, plan, strategy, micro_batch):
+        smaller = options[-1] if options and options[-1].plan.strategy is other.strategy else None
+        if smaller is None or smaller.estimate.device.fits:  # with more rows at once it would not fit either
+            options.append(option(config, other, shape, gpu, host_bytes))
     fitting = [one for one in options if one.fits]
     if not fitting:
-        return options[0], options[1:]
+        allowed = [one for one in options if one.refused is None] or options
+        least = min(allowed, key=lambda one: one.estimate.device.at_most)
+        return least, [one for one in options if one is not least]
     taken = fitting[0]
     for one in fitting[1:]:
         if one.seconds < taken.seconds * AS_FAST or (not one.seconds and _is_better_untimed(one, taken)):
@@ -97,7 +127,11 @@ def choose(
 
 
 def decide(
-    loaded: LoadedRun, plan: Plan, shape: Shape | None, gpu: GpuModel | None
+    loaded: LoadedRun,
+    plan: Plan,
+    shape: Shape | None,
+    gpu: GpuModel | None,
+    host_bytes: int | None = None,
 ) -> tuple[Plan, Option | None, list[Option]]:
     """Settle what a run file leaves to the plan, where the model's shape is known.
 
@@ -107,16 +141,28 @@ def decide(
     if shape is None:
         return plan, None, []
     config = loaded.config
-    strategy, micro_batch = config.launch.strategy == "auto", config.kit.micro_batch == "auto"
+    is_divided = "gradient_accumulation_steps" in config.training.model_fields_set
+    strategy = config.launch.strategy == "auto"
+    micro_batch = config.kit.micro_batch == "auto" and not is_divided
     if gpu is None or not (strategy or micro_batch):
         # Without a GPU that is known nothing can be compared; where the run starts it is.
-        only = option(config, plan, shape, gpu)
+        only = option(config, plan, shape, gpu, host_bytes)
         return dataclasses.replace(plan, memory=only.estimate.device.to_json()), only, []
-    taken, others = choose(config, plan, shape, gpu, strategy=strategy, micro_batch=micro_batch)
-    choices = [f"chosen: {taken.name}" + (f", {taken.seconds:.2f} s a step" if taken.seconds else "")]
+    taken, others = choose(
+        config, plan, shape, gpu, strategy=strategy, micro_batch=micro_batch, host_bytes=host_bytes
+    )
+    choices = [_chosen(taken, len(others) + 1)]
     choices += [f"not taken: {other.name}: {why_not(other, taken)}" for other in others[:TOLD]]
     memory = taken.estimate.device.to_json()
     return dataclasses.replace(taken.plan, choices=tuple(choices), memory=memory), taken, others
+
+
+def _chosen(taken: Option, count: int) -> str:
+    if not taken.fits:
+        return f"none of {count} arrangements fits; the one that holds least: {taken.name}"
+    time = f", {taken.seconds:.2f} s a step" if taken.seconds else ""
+    host = f"; {gib(taken.host.likely)} of each machine's memory" if taken.estimate.job.offload else ""
+    return f"chosen: {taken.name}{time}{host}"
 
 
 def why_not(other: Option, taken: Option) -> str:
@@ -126,7 +172,10 @@ def why_not(other: Option, taken: Option) -> str:
     bill = other.estimate.device
     if not bill.fits:
         return f"may reach {gib(bill.at_most)}, and there are {gib(bill.capacity or 0)}"
-    if other.seconds and taken.seconds:
+    host = other.host
+    if host.capacity is not None and host.likely > host.capacity:
+        return f"takes {gib(host.likely)} of a machine's memory, and there are {gib(host.capacity)}"
+    if other.seconds and taken.seconds and taken.fits:
         return (
             f"{other.seconds / taken.seconds:.2f} times as long, by {other.time.bound if other.time else ''}"
         )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.errors import ExitCode, UserError
+from sft.config.read_text import SCANNER_SLIPS, not_yaml, read_text
+from sft.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +48,18 @@ def read_document(path: Path) -> Document:
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import YAMLError
 
     kind = "JSON" if path.suffix == ".json" else "YAML"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the file is not UTF-8 text (byte {error.start})", str(path), "save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"the file cannot be read: {error.strerror}",
-            str(path),
-            "check the path and its permissions",
-            exit_code=ExitCode.ENVIRONMENT if path.exists() else ExitCode.USAGE,
-        ) from None
+    text = read_text(path)
     try:
         # Tabs indent some JSON files; YAML takes them nowhere at the start of a line.
         root = YAML(typ="rt").load(text.replace("\t", "  ") if kind == "JSON" else text)
     except DuplicateKeyError as error:
         told = str(error.problem).split(" with value")[0].replace("found", "there is a")
         raise UserError(told, f"{path}:{error.problem_mark.line + 1}", "keep one of the two") from None
-    except MarkedYAMLError as error:
-        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
-        raise UserError(
-            f"this is not {kind}: {error.problem}", place, "mind indents, commas and quotes"
-        ) from None
-    except (YAMLError, RecursionError, ValueError) as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"this is not {kind}: {told}", str(path), "save it as plain UTF-8 text") from None
+    except (YAMLError, RecursionError, ValueError, OverflowError, *SCANNER_SLIPS) as error:
+        raise not_yaml(error, path, text, kind=kind, fix="mind indents, commas and quotes") from None
     if not isinstance(root, Mapping):
         raise UserError("the file holds no `key: value` lines", str(path), "see docs/accelerate.md")
     return Document(path, root)

@@ -7,6 +7,7 @@ Source:
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,46 +75,80 @@ GPUS: Mapping[str, GpuModel] = MappingProxyType(
     }
 )
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(gib|gb|g|mib|mb|m)", re.IGNORECASE)
+BYTES = {"gib": 2**30, "g": 2**30, "gb": 10**9, "mib": 2**20, "m": 2**20, "mb": 10**6}
+LEAST_BYTES, MOST_BYTES = 2**30, 2**40
 
 
 def gpu_named(word: str, where: str = "--gpu") -> GpuModel:
-    """Return a GPU by its name in the table, or one of so much memory and unknown speed: 24GiB, 80GB.
+    """Return a GPU by its name in the table, or as its driver names it where that says which (`NVIDIA H100 PCIe`, `L4`);
+    or one of so much memory and unknown speed: 24GiB, 80GB.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
-    found = GPUS.get(word.lower())
+    word = word.strip()
+    found = GPUS.get(word.lower()) or _only(word)
     if found is not None:
         return found
-    size = SIZE.fullmatch(word.strip())
+    size = SIZE.fullmatch(word)
     if size is None:
+        auto = "; or auto for this machine's" if where == "--gpu" else ""
+        raise UserError(_unknown(word), where, _meant(word) + auto)
+    memory = float(size[1]) * BYTES[size[2].lower()]
+    if not LEAST_BYTES <= memory <= MOST_BYTES:
         raise UserError(
-            f"{word} is neither a GPU that the kit knows nor an amount of memory",
-            where,
-            f"one of {', '.join(GPUS)}; or its memory, as 24GiB; or auto for this machine's",
+            f"no GPU has {word} of memory", where, "from 1GiB to 1024GiB, as 24GiB; or the GPU's name"
         )
-    unit = {"gib": 2**30, "g": 2**30, "gb": 10**9, "mib": 2**20, "m": 2**20, "mb": 10**6}[size[2].lower()]
-    return GpuModel(name=word, memory_mib=int(float(size[1]) * unit) >> 20)
+    return GpuModel(name=word, memory_mib=int(memory) >> 20)
 
 
-def _family(plain: str) -> str:
-    """Return the longest family of the table that a driver's name begins with: l40s, and not l4."""
-    families = {gpu.name.split("-")[0] for gpu in GPUS.values()}
-    return max((family for family in families if plain.startswith(family)), key=len, default="")
+def _unknown(word: str) -> str:
+    if not word:
+        return "no GPU is named"
+    if len(_family(word)) > 1:
+        return f"{word} may be one of several GPUs"
+    return f"{word} is neither a GPU that the kit knows nor an amount of memory"
+
+
+def _meant(word: str) -> str:
+    """Say which names there are: those of the family that a word comes nearest to, or all."""
+    families = {gpu.name.split("-")[0]: gpu for gpu in GPUS.values()}
+    near = difflib.get_close_matches(word.lower(), families, n=1)
+    names = [gpu.name for gpu in _family(word) or _family("".join(near))]
+    if not names:
+        return f"one of {', '.join(GPUS)}; or its memory, as 24GiB"
+    others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
+    return f"did you mean {names[0]}{others}? or give its memory, as 24GiB"
+
+
+def _family(name: str) -> list[GpuModel]:
+    """List the GPUs of the table that a name may tell of: `NVIDIA L40S` is an l40s, and `NVIDIA L40` no l4."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    joined = {"".join(words[first : first + count]) for first in range(len(words)) for count in (1, 2, 3)}
+    families = {gpu.name.split("-")[0] for gpu in GPUS.values()} & joined
+    longest = max(families, key=len, default=None)
+    return [gpu for gpu in GPUS.values() if gpu.name.split("-")[0] == longest and "mig" not in words]
+
+
+def _of_its_bus(name: str, models: list[GpuModel]) -> list[GpuModel]:
+    """Leave out the cards for PCIe, or all others, where the table tells them apart."""
+    is_pcie = "pcie" in name.lower()
+    return [gpu for gpu in models if ("pcie" in gpu.name) == is_pcie] or models
+
+
+def _only(name: str) -> GpuModel | None:
+    """Return the GPU that a name tells of, where it can be no other one."""
+    models = _of_its_bus(name, _family(name))
+    sizes = re.findall(r"\b(\d+)\s*gi?b?\b", name.lower())
+    fitting = [gpu for gpu in models if not sizes or gpu.name.endswith(f"-{sizes[0]}g")]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def gpu_seen(name: str, memory_bytes: int) -> GpuModel:
     """Return what a driver names, `NVIDIA H100 80GB HBM3`, with the speed of the nearest in the table."""
-    plain = re.sub(
-        r"[^a-z0-9]", "", name.lower().replace("geforce", "").replace("nvidia", "").replace("tesla", "")
-    )
     mib = memory_bytes >> 20
-    near = [
-        gpu
-        for gpu in GPUS.values()
-        if _family(plain) == gpu.name.split("-")[0] and ("pcie" in plain) == ("pcie" in gpu.name)
-    ]
-    if not near or "mig" in plain:
+    near = _of_its_bus(name, _family(name))
+    if not near:
         return GpuModel(name=name, memory_mib=mib)
     best = min(near, key=lambda gpu: abs(gpu.memory_mib - mib))
     return GpuModel(

@@ -16,6 +16,7 @@ from sft.plan.batch import Batch, divide
 from sft.plan.hardware import Hardware
 from sft.plan.joined import one_row_at_a_time
 from sft.plan.own_launch import disagreements, with_own_file
+from sft.plan.reach import require_reachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +161,9 @@ def make_plan(loaded: LoadedRun, hardware: Hardware, *, is_placed: bool = True) 
         is_placed: whether the machines are known already; a batch job learns of them when it starts.
 
     Raises:
-        UserError: what is asked for cannot be had exactly: GPUs, processes, batch.
+        UserError: what is asked for cannot be had exactly: GPUs, processes, batch; or a place cannot be looked at.
     """
+    require_reachable(loaded)
     loaded, own = with_own_file(loaded)
     config = loaded.config
     launch = config.launch

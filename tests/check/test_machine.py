@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,49 @@ def test_a_good_setup_on_a_good_machine_is_left_alone(case: Good, bench: Bench) 
 
 def test_every_case_of_this_page_looks_at_every_check_of_the_machine() -> None:
     assert {check.NEEDS for check in named(OF_THE_MACHINE)} == {"nothing", "a plan", "this machine"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "settings", "told"),
+    [
+        (
+            "t4-16g",
+            {},
+            ["this GPU has no bfloat16, which bf16 asks for: it is emulated, and slower than float32 (t4-16g"
+             " (compute capability 7.5))\n  where: bf16\n  fix:   set fp16: true and bf16: false"],
+        ),
+        ("t4-16g", {"bf16": False, "fp16": True}, []),
+        (
+            "v100-32g",
+            {"bf16": False, "fp16": True, "attn_implementation": "flash_attention_2"},
+            ["FlashAttention needs compute capability 8.0 or later, an A100 for example; this is v100-32g (compute"
+             " capability 7.0)\n  where: {run}:1\n  fix:   set attn_implementation: sdpa"],
+        ),
+        ("a100-40g", {}, []),
+        ("b200-180g", {}, []),
+        ("24GiB", {}, []),
+        (None, {}, []),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_only_the_run_file_names_is_judged_by_what_the_table_says(
+    bench: Bench, gpu: str | None, settings: dict[str, Any], told: list[str]
+) -> None:
+    bench.in_batch, bench.on = True, "slurm"
+    bench.launch(gpus_per_node=1, **({"gpu": gpu} if gpu else {}))
+    bench.settings |= settings
+    run = bench.directory / "run.yaml"
+    assert found(bench, "kernels") == [one.format(run=run) for one in told]
+
+
+def test_a_job_that_names_no_gpus_is_told_where_to_name_them(bench: Bench) -> None:
+    bench.in_batch, bench.on = True, "slurm"
+    with bench.stack:
+        (told,) = bench.look([]).findings
+    assert str(told) == (
+        "a batch job has to say what it needs, and the run file names no GPUs\n"
+        f"  where: {bench.directory / 'run.yaml'}\n"
+        "  fix:   set launch.gpus_per_node: 4; or launch.device: cpu with launch.processes_per_node"
+    )
 
 
 def test_a_desktop_on_the_gpu_is_no_news(bench: Bench) -> None:

@@ -57,6 +57,57 @@ def test_what_fits_is_said_in_one_line(tmp_path: Path) -> None:
     assert finding.problem.what.endswith("of 40.0 GiB")
 
 
+def test_rows_that_are_shorter_than_max_length_are_no_reason_to_refuse(
+    tiny_model: Path, tiny_chats: Path, tmp_path: Path
+) -> None:
+    """With every row as long as max_length it would not fit; the rows that there are do."""
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / "model").mkdir(exist_ok=True)
+            (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    data = {"dataset_name": str(tiny_chats), "max_length": 65536, "gradient_checkpointing": True}
+    (finding,) = told(tmp_path, 22, **data)
+    assert finding.gravity == "warning"
+    assert "with rows as long as max_length the run does not fit" in finding.problem.what
+    assert "The longest of its first rows has" in finding.problem.what
+    assert str(finding.problem.fix).startswith("set max_length: ")
+    finding = told(tmp_path, 22, **data, packing=True)[0]
+    assert finding.gravity == "error"
+
+
+def test_metrics_of_ones_own_are_warned_to_keep_all_logits(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(prediction):\n    return {}\n")
+    scored = {"compute_metrics": f"{tmp_path}/mine.py:score", "eval_strategy": "steps", "eval_steps": 5}
+    logits, _ = told(tmp_path, 80, **scored)
+    assert logits.gravity == "warning"
+    # 8 rows of 4,096 positions, 128,256 words, 4 bytes.
+    assert logits.problem.what.startswith(
+        "compute_metrics keeps the logits of every evaluation batch on the GPU, up to 15.7 GiB"
+    )
+    assert logits.problem.fix == "set eval_accumulation_steps: 1, which moves them to host memory"
+    (finding,) = told(tmp_path, 80, **scored, eval_accumulation_steps=1)
+    assert finding.gravity == "note"
+
+
+def test_a_machine_without_the_memory_that_offloading_takes_is_warned_of(tmp_path: Path) -> None:
+    settings = {"use_peft": False, "lora_target_modules": None, "launch": {"strategy": "zero3_offload"}}
+    (finding,) = [one for one in told(tmp_path, 40, **settings) if one.gravity == "warning"]
+    assert finding.problem.what.startswith("memory of machine 0: about 1")
+    assert "and there are 64.0 GiB; most of it is optimizer" in finding.problem.what
+
+
+def test_a_kind_of_layers_that_cannot_be_counted_is_said(tmp_path: Path) -> None:
+    directory = tmp_path / "mamba"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "mamba", "hidden_size": 64}))
+    (tmp_path / "model").mkdir()
+    (finding,) = told(tmp_path, 16, model_name_or_path=str(directory), lora_target_modules=["in_proj"])
+    assert finding.gravity == "note"
+    assert finding.problem.what.startswith(
+        "whether the run fits is not known: its config.json, of the type mamba, has no number for"
+    )
+
+
 @pytest.mark.parametrize("device", ["cpu"])
 def test_of_a_run_on_the_cpu_nothing_is_said(device: str, tmp_path: Path) -> None:
     assert told(tmp_path, 16, launch={"device": device}) == []

@@ -13,8 +13,10 @@ from sft.check import installed
 from sft.check.checks.model_weights import embedding_rows
 from sft.check.checks.unusual import _positions
 from sft.check.vocabulary import read_vocabulary
+from sft.plan.adapter import EXPERTS_BY_NAME
 from sft.plan.weights import Tensor
 from tests.check.corpus.bench import Bench, make_bench
+from tests.check.corpus.families import with_family, write_family
 from tests.check.corpus.spoil import shapes_of, shard, write_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -77,6 +79,49 @@ def test_experts_that_are_loaded_as_one_tensor_are_no_sure_error(bench: Bench) -
     write_weights(file, tensors)
     bench.settings["lora_target_modules"] = ["q_proj", "w1", "w3"]
     assert found(bench, "adapter") == []
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "gate_proj", "up_proj"], ["down_proj"]])
+def test_adapted_experts_take_no_dropout_and_no_dora(bench: Bench, targets: object) -> None:
+    """PEFT refuses both once the model is loaded, and TRL's dropout is 0.05."""
+    with_family(bench, write_family(bench.directory / "experts", "qwen3_moe", bench.model))
+    bench.settings |= {**LORA, "lora_target_modules": targets}
+    (told,) = found(bench, "adapter")
+    assert told.startswith("lora_dropout 0.05: the experts are adapted, whose matrices are one tensor")
+    bench.settings["lora_dropout"] = 0.0
+    assert found(bench, "adapter") == []
+    bench.settings["use_dora"] = True
+    (told,) = found(bench, "adapter")
+    assert told.startswith("use_dora: the experts are adapted")
+    bench.settings |= {"lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.05}
+    assert found(bench, "adapter") == []
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], None], ids=str)
+def test_what_is_told_of_adapters_on_experts_is_what_peft_does(
+    family: str, targets: list[str] | str | None, bench: Bench
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with_family(bench, write_family(bench.directory / "experts", family, bench.model))
+    bench.settings |= {**LORA, "lora_target_modules": targets}
+    model = AutoModelForCausalLM.from_pretrained(bench.model)
+    try:
+        get_peft_model(model, LoraConfig(r=16, target_modules=targets, lora_dropout=0.05))
+        works = True
+    except ValueError:  # of which PEFT derives its own
+        works = False
+    assert (found(bench, "adapter") == []) == works
+
+
+def test_families_whose_experts_are_adapted_are_pefts() -> None:
+    from peft.utils import transformers_weight_conversion as peft_names
+
+    known = {"mixtral", "qwen2_moe"} & set(peft_names._MOE_TARGET_MODULE_MAPPING)
+    converted = {one for one, kind in peft_names._MODEL_TO_CONVERSION_PATTERN.items() if kind in known}
+    assert set(EXPERTS_BY_NAME) <= converted
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ ddp on 4 GPUs, bf16 precision
 """
 WAYS = """\
 it does not fit; what would make it fit:
-  per_device_train_batch_size: 4 -> 1: """
+- per_device_train_batch_size: 4 -> 1: """
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_a_plan_says_what_runs_what_it_holds_and_how_long_it_takes(
     assert main(["plan", str(run_file), "--gpu", "h100-80g"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(LORA_ON_FOUR)
-    bill = lines_of(told.split("memory of one machine")[0])
+    bill = lines_of(told.split("memory of machine 0")[0])
     # 8,030,261,248 numbers of 2 bytes, and 41,943,040 of an adapter in 4.
     assert bill["weights"] == "15.1 GiB  15.1 GiB  = 2 bytes a number"
     assert bill["optimizer"] == "0.3 GiB   0.3 GiB  = adamw_torch_fused"
     assert bill["together"].endswith("of 79.6 GiB: fits")
     # 1000 rows, 64 a step, three epochs: 48 steps.
-    assert "for all steps; ask for launch.slurm.time: 00:30:00" in told
+    assert "for all steps; ask for launch.time_limit: 00:30:00" in told
     assert all(len(line) <= 80 for line in told.splitlines() if not line.startswith(("64 rows", "assumed")))
 
 
@@ -116,4 +116,4 @@ def test_a_choice_of_rows_needs_their_sum(run_file: Path, capsys: pytest.Capture
 def test_a_model_without_a_shape_is_told(run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run_file.parent / "model" / "config.json").write_text("{}")
     assert main(["plan", str(run_file), "--gpu", "h100-80g"]) == ExitCode.ENVIRONMENT
-    assert "there is no config.json of a decoder here" in capsys.readouterr().err
+    assert "there is no config.json here that can be read" in capsys.readouterr().err

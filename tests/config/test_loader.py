@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from sft.config.loader import load_run
 from sft.config.slurm import SlurmConfig
-from sft.errors import UserError
+from sft.errors import ExitCode, Problem, UserError
+from tests.check.corpus.spoil import as_anybody
 from tests.config.reading import read, refusal
 
 
@@ -204,7 +206,6 @@ def test_an_empty_launch_is_no_problem(tmp_path: Path) -> None:
         (b"- 1\n- 2\n", "a run file holds `key: value` lines\n"),
         (b"just words", "a run file holds `key: value` lines\n"),
         (b"a: \xff", "the file is not UTF-8 text (byte 3)\n"),
-        (b"seed: 1\n---\nseed: 2\n", "this is not YAML: "),
         (b"a: \x00", "this is not YAML: "),
     ],
 )
@@ -215,6 +216,81 @@ def test_what_is_no_run_file_is_refused_with_its_place(tmp_path: Path, content: 
         load_run(path, environment={})
     assert str(caught.value).startswith(message)
     assert f"where: {path}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"seed: 1\n---\nseed: 2\n",
+            "a second document begins here, and a file is read as one\n"
+            "  where: {path}:2\n  fix:   remove the line `---`, or keep one document in a file",
+        ),
+        (
+            b"seed: 1\nrun_name: caf\xe9\n",
+            "the file is not UTF-8 text (byte 21)\n  where: {path}:2\n  fix:   save it as UTF-8",
+        ),
+        (
+            b"seed: 1\n\nrun_name: a\x00b\n",
+            "this is not YAML: a character that no text holds, U+0000\n"
+            "  where: {path}:3\n  fix:   remove it; the file may be no text at all",
+        ),
+        (
+            b"seed: 1\ncallbacks: " + b"[" * 3000,
+            "this is not YAML that can be read: its brackets or indents nest too deep\n"
+            "  where: {path}:2\n  fix:   close what is opened, or write the values flat",
+        ),
+        (
+            b"".join(b" " * level + b"a:\n" for level in range(1500)),
+            "this is not YAML that can be read: its brackets or indents nest too deep\n"
+            "  where: {path}\n  fix:   close what is opened, or write the values flat",
+        ),
+    ],
+    ids=["two documents", "latin-1", "NUL", "brackets", "indents"],
+)
+def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_run(path, environment={})
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_a_run_file_is_a_plain_file(tmp_path: Path) -> None:
+    """A pipe can be read once, and a launch reads the file again; a fifo that nobody writes to would be waited for."""
+    os.mkfifo(tmp_path / "fifo")
+    again = "save it as a file, RUN.yaml: it is read several times"
+    for path in (tmp_path / "fifo", Path(os.devnull)):
+        with pytest.raises(UserError) as caught:
+            load_run(path, environment={})
+        what = f"{path} is a pipe or a device, and a run file must be a plain file"
+        assert [*caught.value.problems] == [Problem(what, None, again)]
+    with pytest.raises(UserError) as caught:
+        load_run(Path("-"), environment={})
+    assert [*caught.value.problems] == [Problem("a run file is not read from standard input", "-", again)]
+
+
+def test_a_run_file_that_may_not_be_read_is_the_environments_fault(tmp_path: Path) -> None:
+    path = tmp_path / "theirs" / "run.yaml"
+    path.parent.mkdir()
+    path.write_text("seed: 1\n")
+    path.chmod(0)
+    with as_anybody(), pytest.raises(UserError) as caught:
+        load_run(path, environment={})
+    assert str(caught.value) == (
+        f"the file cannot be read: Permission denied\n  where: {path}\n"
+        f"  fix:   `chmod a+r {path}`, or ask its owner for it"
+    )
+    assert caught.value.exit_code is ExitCode.ENVIRONMENT
+    path.parent.chmod(0)
+    with as_anybody(), pytest.raises(UserError) as caught:
+        load_run(path, environment={})
+    path.parent.chmod(0o755)
+    assert str(caught.value) == (
+        f"{path} cannot be looked at: permission denied\n"
+        "  fix:   ask the owner of its directory for `chmod a+x`, or copy the file"
+    )
+    assert caught.value.exit_code is ExitCode.ENVIRONMENT
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

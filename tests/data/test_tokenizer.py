@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sft.data.loss import EncodeSettings
 from sft.data.rebuilt import DECIDED_BY_MODEL, GENERAL
 from sft.data.sample import Chat
 from sft.data.tokenizer import TokenizerFiles, read_tokenizer, with_template_of
-from sft.errors import UserError
+from sft.errors import Problem, UserError
 from tests.data import tokenizers as kinds
 from tests.data.shipped import CONVERSATIONS
 
@@ -216,6 +217,78 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(UserError, match=f"the tokenizer of {tmp_path} cannot be read: "):
         read_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [
+        ("tokenizer_config.json", b"[" * 100_000, "tokenizer_config.json nests its values too deep"),
+        ("tokenizer_config.json", b"[1]", "tokenizer_config.json holds no JSON object"),
+        ("special_tokens_map.json", b"\xff", "special_tokens_map.json is not UTF-8 text (byte 0)"),
+        ("config.json", b"{", "config.json is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_beside_it_is_named(
+    tiny_model: Path, tmp_path: Path, file: str, content: bytes, what: str
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / file).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_tokenizer(str(tmp_path / "model"))
+    assert [*caught.value.problems] == [
+        Problem(what, str(tmp_path / "model" / file), "fetch the model again")
+    ]
+
+
+NO_IDS = "added_tokens_decoder does not say which tokens have which ids"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"added_tokens_decoder": [1]}, NO_IDS),
+        ({"added_tokens_decoder": {"x": 5}}, NO_IDS),
+        ({"added_tokens_decoder": {"5": 5}}, NO_IDS),
+        ({"added_tokens_decoder": {"5": {"content": None}}}, NO_IDS),
+        ({"added_tokens_decoder": {"x": {"content": "<a>"}}}, NO_IDS),
+        ({"chat_template": 5}, "chat_template is no text"),
+        ({"chat_template": {"default": None}}, "chat_template is no text"),
+        ({"chat_template": [5]}, "a chat_template of several has no name or no template"),
+        ({"chat_template": [{"name": "default"}]}, "a chat_template of several has no name or no template"),
+    ],
+)
+def test_a_configuration_of_another_form_is_told(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "chat_template.jinja").unlink()
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UserError) as caught:
+        read_tokenizer(str(model))
+    assert [*caught.value.problems] == [
+        Problem(f"tokenizer_config.json is broken: {what}", str(file), "fetch the model again")
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extra_special_tokens": None},
+        {"extra_special_tokens": 5},
+        {"auto_map": 5},
+        {"chat_control_tokens": 5},
+    ],
+)
+def test_what_nothing_is_read_from_does_no_harm(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert read_tokenizer(str(model)) == read_tokenizer(str(tiny_model))
 
 
 def test_what_models_are_said_to_take_is_what_transformers_takes() -> None:

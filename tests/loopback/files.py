@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ class FilesHub(Hub):
         """By file name: how many bytes of its body are sent before the server falls silent."""
         self.stalled = threading.Event()
         self.ranges: list[str] = []
+        self.knows_ranges = True
+        self.file_bytes: Counter[str] = Counter()
+        """By file name: how many bytes of it were sent."""
         self.spoil: set[str] = set()
         """Names of files whose bytes arrive changed."""
 
@@ -128,12 +132,17 @@ class _FilesHandler(_Handler):
         headers = {"ETag": f'"{branch_oid(branch, path)}"', "X_Repo_Commit": branch.head}
         if path in self.hub.spoil:
             data = bytes(byte ^ 1 for byte in data[:1]) + data[1:]
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and self.command == "GET":
-            start = int(asked[1])
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and self.command == "GET" and self.hub.knows_ranges:
+            start, end = int(asked[1]), min(int(asked[2] or len(data)) + 1, len(data))
+            if start >= len(data):
+                raise Answer(416, {"error": "Range Not Satisfiable"})
             self.hub.ranges.append(f"{path} from {start}")
-            whole = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            raise Answer(206, data[start:], Content_Range=whole, **headers)
+            self.hub.file_bytes[path] += end - start
+            whole = f"bytes {start}-{end - 1}/{len(data)}"
+            raise Answer(206, data[start:end], Content_Range=whole, **headers)
+        if self.command == "GET":
+            self.hub.file_bytes[path] += len(data)
         raise Answer(200, data, **headers)
 
     def _reply(self, answer: Answer) -> None:

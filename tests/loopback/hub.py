@@ -77,7 +77,7 @@ class Hub(Store):
         self.gated: set[str] = set()  # whose files nobody is given
         self.datasets: set[str] = set()
         handler = type("BoundHandler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -127,6 +127,10 @@ class Hub(Store):
         """The commits of one branch after the one that made it, oldest first."""
         with self.lock:
             return self.repositories[repo].branches[revision].commits[1:]
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # of 5, the usual, the kernel lets others wait for a second
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -73,10 +73,11 @@ def _distinct(tensors: Any) -> int:
 
 
 def _state_tensors(optimizer: Any) -> list[torch.Tensor]:
+    """List what an optimizer keeps; GaLore's and APOLLO's projections are objects that hold a matrix."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    return [
-        value for state in inner.state.values() for value in state.values() if isinstance(value, torch.Tensor)
-    ]
+    kept = [value for state in inner.state.values() for value in state.values()]
+    kept = [getattr(value, "ortho_matrix", value) for value in kept]
+    return [value for value in kept if isinstance(value, torch.Tensor)]
 
 
 def measure(directory: Path, settings: Mapping[str, Any]) -> Measured:
@@ -115,7 +116,16 @@ def measure(directory: Path, settings: Mapping[str, Any]) -> Measured:
 def _all_of(model: Any) -> list[torch.Tensor]:
     """List what a model holds on this rank: under ZeRO-3 a parameter is empty, and its shard lies beside it."""
     found = [*model.parameters(), *model.buffers()]
-    return [*found, *(p.ds_tensor for p in found if getattr(p, "ds_tensor", None) is not None)]
+    shards = [p.ds_tensor for p in found if getattr(p, "ds_tensor", None) is not None]
+    return [*found, *shards, *(tensor for p in found for tensor in _scales(getattr(p, "quant_state", None)))]
+
+
+def _scales(state: Any) -> list[Any]:
+    """List what bitsandbytes keeps beside a quantised matrix."""
+    if state is None:
+        return []
+    nested = [state.offset, *_scales(state.state2)] if state.nested else []
+    return [state.absmax, state.code, *nested]
 
 
 def main() -> None:

@@ -104,6 +104,51 @@ EVALUATED = (("llama", "full"), ("qwen2", "lora-amp"), ("gemma", "full-bf16"), (
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "rmsprop", "adagrad")
 
 
+SCORED = {
+    "compute_metrics": "tests.plan.memory_cases:count_them",
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "validation_fraction": 0.0625,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 2,
+}
+QLORA = {**LORA, "load_in_4bit": True, "bf16": True, "dtype": "bfloat16"}
+GALORE = {"optim_target_modules": "all-linear", "optim_args": "rank=16"}
+APOLLO = {"optim_target_modules": ["q_proj", "mlp"], "optim_args": "rank=16"}
+OTHER_WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("llama", "qlora", QLORA),
+    ("qwen2", "qlora-nested", {**QLORA, "use_bnb_nested_quant": True, "gradient_checkpointing": True}),
+    ("mistral", "qlora-float32", {**QLORA, "dtype": "float32", "lora_r": 64}),
+    ("llama", "dora", {**LORA, "use_dora": True, "lora_dropout": 0.0}),
+    ("qwen2", "dora-dropout-bf16", {**LORA, "use_dora": True, "bf16": True, "dtype": "bfloat16"}),
+    ("qwen3-moe", "lora-experts", {**LORA, "lora_dropout": 0.0}),
+    ("mixtral", "lora-experts-bf16", {**LORA, "lora_dropout": 0.0, "bf16": True, "dtype": "bfloat16"}),
+    ("qwen3-moe", "lora-experts-again", {**LORA, "lora_dropout": 0.0, "gradient_checkpointing": True}),
+    ("llama", "adamw_8bit", {"optim": "adamw_8bit"}),
+    ("llama-tied", "adamw_8bit-bf16", {"optim": "adamw_bnb_8bit", "bf16": True, "dtype": "bfloat16"}),
+    ("qwen2", "lion_8bit", {"optim": "lion_8bit"}),
+    ("qwen3", "lion_32bit-bf16", {"optim": "lion_32bit", "bf16": True, "dtype": "bfloat16"}),
+    ("llama", "paged_adamw_32bit", {"optim": "paged_adamw_32bit"}),
+    ("mistral", "rmsprop_bnb", {"optim": "rmsprop_bnb"}),
+    ("llama", "ademamix", {"optim": "ademamix"}),
+    ("llama", "ademamix_8bit", {"optim": "ademamix_8bit"}),
+    ("llama", "sgd-momentum", {"optim": "sgd", "optim_args": "momentum=0.9"}),
+    ("llama", "galore", {"optim": "galore_adamw", **GALORE}),
+    ("llama-tied", "galore-bf16", {"optim": "galore_adamw", **GALORE, "bf16": True, "dtype": "bfloat16"}),
+    ("qwen2", "galore_adafactor", {"optim": "galore_adafactor", **GALORE}),
+    ("llama", "galore-layerwise", {"optim": "galore_adamw_layerwise", **GALORE}),
+    ("llama", "apollo", {"optim": "apollo_adamw", **APOLLO}),
+    ("qwen3", "apollo-svd", {"optim": "apollo_adamw", **APOLLO, "optim_args": "rank=16,proj=svd"}),
+    ("llama", "smoothed", {"label_smoothing_factor": 0.1}),
+    ("qwen2", "smoothed-amp", {"label_smoothing_factor": 0.1, "bf16": True, "gradient_checkpointing": True}),
+    ("llama", "smoothed-bf16", {"label_smoothing_factor": 0.1, "bf16": True, "dtype": "bfloat16"}),
+    ("gemma", "smoothed-lora", {"label_smoothing_factor": 0.1, **LORA}),
+    ("llama", "metrics", {**SCORED, "eval_accumulation_steps": 2}),
+    ("qwen2", "metrics-amp", {**SCORED, "eval_accumulation_steps": 2, "bf16": True}),
+)
+"""Family, name and settings of what is rarer: four bits, other optimizers, all logits at once, metrics of one's own."""
+
+
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3", "zero3_offload")
 SHARDED = (
     ("llama", "full", False, 1),
@@ -113,12 +158,35 @@ SHARDED = (
     ("qwen3", "full", True, 1),
 )
 """Family, method, checkpointing and accumulation of the runs that each strategy is measured with."""
+SHARDED_HELD_OUT = (
+    ("mistral", "full-bf16", True, 2),
+    ("gemma", "lora-amp", False, 1),
+)
+"""The same of runs that were measured once all formulas stood."""
+HELD_OUT_SEED, HELD_OUT = 1, 52
 
 
-def sharded(strategy: str) -> dict[str, Mapping[str, Any]]:
+def count_them(prediction: Any) -> dict[str, float]:
+    """Score an evaluation, so that it keeps its logits."""
+    return {"count": float(len(prediction.predictions))}
+
+
+def other_ways() -> dict[str, Mapping[str, Any]]:
+    """Return the runs of one process that no dice are thrown for."""
+    return {
+        f"other-{family}-{name}": _case(model=family, **settings) for family, name, settings in OTHER_WAYS
+    }
+
+
+def held_out() -> dict[str, Mapping[str, Any]]:
+    """Draw runs of one process that no formula was looked at with."""
+    return {f"held-{name}": case for name, case in cases(HELD_OUT_SEED, HELD_OUT).items()}
+
+
+def sharded(strategy: str, *, is_held_out: bool = False) -> dict[str, Mapping[str, Any]]:
     """Return the runs of two processes under one strategy."""
     found: dict[str, Mapping[str, Any]] = {}
-    for family, method, checkpointing, accumulation in SHARDED:
+    for family, method, checkpointing, accumulation in SHARDED_HELD_OUT if is_held_out else SHARDED:
         settings = _case(
             model=family,
             gradient_checkpointing=checkpointing,
@@ -126,6 +194,7 @@ def sharded(strategy: str) -> dict[str, Mapping[str, Any]]:
             **METHODS[method],
         )
         words = [
+            *["held"] * is_held_out,
             strategy,
             family,
             method,

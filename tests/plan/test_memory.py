@@ -20,9 +20,16 @@ from tests.plan import memory_cases
 from tests.plan.measured import Measured, measure
 from tests.training import here
 
-CASES = memory_cases.cases()
-FEW = [name for name in CASES if int(name[:3]) in (0, 4, 12, 22, 28, 29, 38, 40)]
-WORST, MEDIAN = 0.02, 0.01
+OTHERS = memory_cases.other_ways()
+CASES = {**memory_cases.cases(), **OTHERS}
+FEW = [name for name in CASES if name[:3] in ("000", "012", "022", "028", "029", "040")] + [
+    "other-llama-qlora",
+    "other-llama-galore",
+    "other-qwen3-moe-lora-experts-again",
+    "other-llama-smoothed",
+]
+MANY = [*[name for name in CASES if name not in OTHERS][1::4], *OTHERS]
+WORST, MEDIAN = 0.03, 0.01
 """What the whole may be off by. The states are not off at all."""
 NO_GPU = Hardware((), (), 2, 16 << 30)
 
@@ -76,8 +83,8 @@ def test_a_bill_is_what_a_step_holds(name: str, parts: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_bills_of_many_shapes_and_settings_are_what_steps_hold(parts: Path, tmp_path: Path) -> None:
     off = {}
-    for name, case in CASES.items():
-        settings = settings_of(case, parts)
+    for name in MANY:
+        settings = settings_of(CASES[name], parts)
         seen = measure(tmp_path / name, settings)
         off[name] = compare(predicted(tmp_path / f"{name}-planned", settings), seen)
     wrong = sorted(map(abs, off.values()))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sft.plan.model_shape import read_model_shape
-from sft.plan.shape import read_shape
-from sft.plan.weights import read_tensors
+from sft.plan.read_shape import read_shape, unpacked, why_unknown
+from sft.plan.usual_layout import usual_layout
+from sft.plan.weights import Tensor, read_tensors
 from tests.plan import memory_cases
 
 LLAMA_8B: dict[str, Any] = {
@@ -53,6 +54,51 @@ def test_experts_are_counted_and_known_to_be_chosen_from() -> None:
 @pytest.mark.parametrize("missing", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
 def test_without_a_size_there_is_no_shape(missing: str) -> None:
     assert read_shape({key: value for key, value in LLAMA_8B.items() if key != missing}, None) is None
+
+
+def test_packed_numbers_are_counted_as_they_are_loaded() -> None:
+    """GPT-OSS is published in MXFP4: two numbers a byte, a scale a group of 32; it is trained in bfloat16."""
+    packed = [
+        Tensor("model.layers.0.mlp.experts.gate_up_proj_blocks", (32, 5760, 90, 16), "U8"),
+        Tensor("model.layers.0.mlp.experts.gate_up_proj_scales", (32, 5760, 90), "U8"),
+        Tensor("model.layers.0.mlp.experts.gate_up_proj_bias", (32, 5760), "BF16"),
+    ]
+    assert [*unpacked(packed)] == [
+        Tensor("model.layers.0.mlp.experts.gate_up_proj", (32, 5760, 2880), "BF16"),
+        packed[2],
+    ]
+
+
+def test_latent_attention_is_no_shape_and_is_told() -> None:
+    config = {**LLAMA_8B, "model_type": "deepseek_v2", "num_hidden_layers": 1}
+    usual = [*usual_layout(config, {"hidden": 4096, "heads": 32, "layers": 1, "experts": None, "intermediate": 8192, "vocabulary": 100}, 8, 128)]  # fmt: skip
+    assert read_shape(config, usual) is not None
+    latent = Tensor("model.layers.0.self_attn.kv_a_proj_with_mqa.weight", (576, 4096), "BF16")
+    assert read_shape(config, [*usual, latent]) is None
+    assert why_unknown(config) == (
+        "layers of the type deepseek_v2 are not the attention and feed-forward network that the plan can count"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"num_hidden_layers": 10**9}, "its config.json names more than 10,000 layers"),
+        ({"hidden_size": "64"}, "its config.json, of the type llama, has no number for hidden_size"),
+        ({"vocab_size": float("nan")}, "its config.json, of the type llama, has no number for vocab_size"),
+    ],
+)
+def test_numbers_that_are_none_are_told_and_not_laid_out(change: dict[str, Any], why: str) -> None:
+    config = {**LLAMA_8B, **change}
+    assert read_shape(config, None) is None
+    assert why_unknown(config) == why
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -1, "half"])
+def test_a_share_that_is_none_turns_whole_heads(share: object) -> None:
+    shape = read_shape({**LLAMA_8B, "partial_rotary_factor": share}, None)
+    assert shape is not None
+    assert shape.turned == 128
 
 
 @pytest.mark.parametrize("family", memory_cases.SHAPES)

@@ -40,6 +40,7 @@ NAMES = (
     "caches",
     "slurm",
     "hub_access",
+    "hub_shape",
     "wandb_server",
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from sft.check import installed
 from sft.check.finding import Finding, error, warning
 from sft.check.subject import Subject
-from sft.plan.adapter import EMBEDDINGS, HEADS
+from sft.plan.adapter import EMBEDDINGS, EXPERTS_BY_NAME, HEADS, adapted_experts
 
 NAME = "adapter"
 COST = "the headers of the weights, and PEFT's source"
@@ -55,6 +55,26 @@ def look(subject: Subject) -> Iterator[Finding]:
     yield from _saved(subject, shapes)
     yield from _parameters(subject, [tensor.name for tensor in tensors], is_plain)
     yield from _rank(subject, shapes)
+    yield from _experts(subject, shapes)
+
+
+def _experts(subject: Subject, shapes: dict[str, tuple[int, ...]]) -> Iterator[Finding]:
+    """PEFT: "lora.ParamWrapper does not work with lora_dropout != 0", once the model is loaded. TRL's dropout is 0.05."""
+    model = subject.config.model
+    if not any("expert" in path for path in shapes):
+        return
+    if not any(adapted_experts(str(subject.model_config.get("model_type")), model.lora_target_modules)):
+        return
+    what = "the experts are adapted, whose matrices are one tensor, and there PEFT takes"
+    leave = "or leave the experts out of lora_target_modules"
+    if model.lora_dropout:
+        where = subject.where("lora_dropout")
+        yield error(
+            f"lora_dropout {model.lora_dropout}: {what} no dropout", where, f"set lora_dropout: 0; {leave}"
+        )
+    if model.use_dora:
+        where = subject.where("use_dora")
+        yield error(f"use_dora: {what} no DoRA", where, f"set use_dora: false; {leave}")
 
 
 def _defaults(subject: Subject) -> Iterator[Finding]:
@@ -63,7 +83,9 @@ def _defaults(subject: Subject) -> Iterator[Finding]:
     kind = _raw_type(subject)
     if model.lora_target_modules is not None or model.lora_target_parameters or not found or kind is None:
         return
-    if kind not in found:
+    if (
+        kind not in found or kind in EXPERTS_BY_NAME
+    ):  # of those PEFT drops its own choice when it converts the names
         yield error(
             f"PEFT {installed.version('peft')} has no target modules of its own for models of the type {kind}, and the"
             " run file names none",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from sft.checkpoint.find import Found, complete, directories
 from sft.checkpoint.manifest import NAME as MANIFEST
 from sft.checkpoint.resume import Launch, Resume, check, named
 from sft.errors import UserError
+from sft.json_file import UnreadableError, read_json
 
 NAME = "continuing"
 COST = "the manifests of the checkpoints in output_dir, and the sizes of their files"
@@ -85,10 +85,12 @@ def _refusals(subject: Subject, resume: Resume) -> Iterator[tuple[str, str | Non
 def _base(subject: Subject, resume: Resume) -> Iterator[Finding]:
     """Tell an adapter that was made for another model."""
     try:
-        adapter = json.loads((resume.path / "adapter_config.json").read_text(encoding="utf-8"))
-        base = str(adapter["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        adapter = read_json(resume.path / "adapter_config.json")
+    except UnreadableError:
         return
+    if adapter is None or "base_model_name_or_path" not in adapter:
+        return
+    base = str(adapter["base_model_name_or_path"])
     model = str(subject.config.model.model_name_or_path)
     where = subject.where("resume_from_checkpoint")
     if not subject.config.model.use_peft:

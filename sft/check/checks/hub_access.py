@@ -56,9 +56,7 @@ def look(subject: Subject) -> Iterator[Finding]:
     if not endpoint.startswith(("http://", "https://")):
         return  # told with the variables
     hub = hub_of(subject.environment)
-    if hub.token is not None and not (
-        hub.token.isascii() and hub.token.isprintable() and " " not in hub.token
-    ):
+    if not hub.has_usable_token:
         yield error(
             "the token for the Hub holds blanks or other letters that no token has",
             "HF_TOKEN" if subject.environment.get("HF_TOKEN") else "the login of huggingface_hub",

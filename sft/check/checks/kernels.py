@@ -1,4 +1,4 @@
-"""The GPUs of this machine run what the settings ask of them: number types, attention, 4 bits, kernels built here."""
+"""The GPUs run what the settings ask of them: number types, attention, 4 bits, kernels built here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sft.errors import ExitCode
 
 NAME = "kernels"
 COST = "the GPUs' compute capability, and a look for compilers"
-NEEDS = "this machine"
+NEEDS = "a plan"
 
 Capability = tuple[int, int]
 AMPERE: Capability = (8, 0)
@@ -22,9 +22,13 @@ HOPPER: Capability = (9, 0)
 
 
 def look(subject: Subject) -> Iterator[Finding]:
-    """Hold what is asked for against the oldest of the GPUs. Of those that nobody has seen, nothing is said."""
+    """Hold what is asked for against the oldest of the GPUs. Of those that nobody has seen or named, nothing is said."""
     plan = subject.plan
-    if plan is None or plan.device != "gpu":
+    assert plan is not None
+    if plan.device != "gpu":
+        return
+    if subject.in_batch:
+        yield from _of_named(subject)
         return
     known = [device for device in subject.hardware.devices if device.capability is not None]
     build = None if subject.config.launch.wrap else torch_build()
@@ -39,6 +43,18 @@ def look(subject: Subject) -> Iterator[Finding]:
     if build is not None and build.cuda is not None:
         yield from _of_bitsandbytes(subject, build)
         yield from _compiled(subject)
+
+
+def _of_named(subject: Subject) -> Iterator[Finding]:
+    """Judge the GPU that `launch.gpu` names, of which the kit's table says what it can; torch is that of another machine."""
+    gpu = subject.gpu
+    if gpu is None or not gpu.capability:
+        return
+    capability = (int(gpu.capability), round(gpu.capability * 10) % 10)
+    where = f"{gpu.name} (compute capability {_dotted(capability)})"
+    yield from _of_numbers(subject, capability, where)
+    yield from _of_attention(subject, capability, where)
+    yield from _of_bits(subject, capability, where)
 
 
 def _of_build(build: TorchBuild | None, capability: Capability, where: str) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from sft.check.finding import Finding, error, warning
 from sft.check.subject import Subject
 from sft.errors import ExitCode
-from sft.plan.weights import SAFE, SAFE_INDEX, BrokenError, missing_weights, weight_files
+from sft.plan.weights import SAFE, SAFE_INDEX, BrokenError, missing_weights, weight_files, weight_map
 
 NAME = "model's files"
 COST = "names and sizes of the model's files, and the headers of its weights"
@@ -33,6 +32,13 @@ def look(subject: Subject) -> Iterator[Finding]:
         return
     name = str(subject.config.model.model_name_or_path)
     where = f"{subject.where('model_name_or_path')}, {directory}"
+    odd = [path.name for path in _named(directory) if path.exists() and not (path.is_file() or path.is_dir())]
+    if odd:
+        what = f"{', '.join(odd[:3])} of the model {name} {'is' if len(odd) == 1 else 'are'} no plain file"
+        yield error(
+            what, where, "put the file itself there: it is read several times, which a pipe cannot be"
+        )
+        return
     unreadable = [path.name for path in _files(directory) if not _can_be_read(path)]
     if unreadable:
         what = f"{', '.join(unreadable[:3])} of the model {name} cannot be read: permission denied"
@@ -85,10 +91,10 @@ def _weights(subject: Subject, directory: Path, name: str, where: str) -> Iterat
 def _index(subject: Subject, directory: Path, name: str, where: str) -> Iterator[Finding]:
     """Hold the list of the shards against the headers of the shards."""
     try:
-        listed: dict[str, str] = json.loads((directory / SAFE_INDEX).read_text("utf-8"))["weight_map"]
-        files = set(listed.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = weight_map(directory / SAFE_INDEX)
+    except BrokenError:
         return  # told as missing or broken weights; or there is no such list
+    files = set(listed.values())
     if (directory / SAFE).is_file():
         what = f"{SAFE} and {SAFE_INDEX} both lie in {name}, and the first is what is read"
         yield warning(what, where, "remove the one that is not meant")
@@ -164,9 +170,13 @@ def _unfinished(directory: Path, name: str) -> str | None:
     return None if found is None else str(found.relative_to(directory))
 
 
-def _files(directory: Path) -> list[Path]:
+def _named(directory: Path) -> list[Path]:
     kinds = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
-    return [path for path in sorted(directory.iterdir()) if path.suffix in kinds and path.is_file()]
+    return [path for path in sorted(directory.iterdir()) if path.suffix in kinds]
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in _named(directory) if path.is_file()]
 
 
 def _can_be_read(path: Path) -> bool:

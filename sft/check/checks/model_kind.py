@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sft.check import installed
-from sft.check.finding import Finding, error, warning
+from sft.check.checks.model_files import POINTER
+from sft.check.finding import Finding, error, errors, warning
 from sft.check.subject import Subject
+from sft.errors import ExitCode
+from sft.json_file import UnreadableError, read_json
+from sft.plan.model_shape import MOST_LAYERS
 
 NAME = "model's kind"
 COST = "config.json, and what transformers' source says of it"
@@ -28,6 +31,7 @@ WITH_ADAPTER = frozenset({"aqlm", "awq", "bitsandbytes", "eetq", "gptq", "hqq", 
 """Quantisations under which an adapter is trained, and nothing else."""
 ON_SOME_GPUS = frozenset({"fp8", "mxfp4", "mxfp8"})
 """Quantisations that are undone as they are loaded, where the GPU has no kernels for them."""
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 def look(subject: Subject) -> Iterator[Finding]:
@@ -39,32 +43,38 @@ def look(subject: Subject) -> Iterator[Finding]:
     where = f"{subject.where('model_name_or_path')}, {directory}"
     yield from _adapter(subject, directory, name, where)
     file = directory / "config.json"
-    if not file.is_file():
-        return  # told by the check of paths
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return  # told with the model's files
-    except ValueError as broken:
-        if not file.read_bytes().startswith(b"version https://git-lfs"):
-            yield error(f"config.json of {name} is no JSON: {broken}", str(file), "fetch the model again")
+        config = read_json(file)
+    except UnreadableError as broken:
+        if not _is_told(file, broken):
+            yield from errors([broken.problem()])
         return
-    if not isinstance(config, dict):
-        yield error(f"config.json of {name} is no JSON object", str(file), "fetch the model again")
-        return
+    if config is None:
+        return  # told by the check of paths
     yield from _type(subject, config, name, str(file))
+    yield from _layers(config, name, str(file))
     yield from _architecture(config, name, str(file))
     yield from _quantization(subject, config, name, str(file))
+
+
+def _is_told(file: Path, broken: UnreadableError) -> bool:
+    """Whether the check of the model's files says it."""
+    if broken.exit_code is ExitCode.ENVIRONMENT or not file.is_file():
+        return True
+    with file.open("rb") as stream:
+        return stream.read(len(POINTER)) == POINTER
 
 
 def _adapter(subject: Subject, directory: Path, name: str, where: str) -> Iterator[Finding]:
     """Tell an adapter that is named as the model, or lies in the model's directory."""
     file = directory / "adapter_config.json"
     try:
-        adapter = json.loads(file.read_text(encoding="utf-8"))
-        base = adapter.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+        adapter = read_json(file)
+    except UnreadableError:
         return
+    if adapter is None:
+        return
+    base = adapter.get("base_model_name_or_path")
     if not (directory / "config.json").is_file():
         yield error(
             f"{name} is an adapter, and not a model: it holds adapter_config.json, made for {base}",
@@ -88,6 +98,10 @@ def _type(subject: Subject, config: dict[str, Any], name: str, where: str) -> It
     trusts = subject.config.training.trust_remote_code
     if has_code and trusts:
         return
+    if not isinstance(kind, str | None):
+        fix = "fetch the model again; or write the name of its family, such as llama"
+        yield error(f"the model_type in config.json of {name} is no name", where, fix)
+        return
     if kind is None and not has_code:
         fix = "fetch the model again; or add the model_type of its family, such as llama"
         yield error(f"config.json of {name} has no model_type, so nobody knows what it is", where, fix)
@@ -107,6 +121,17 @@ def _type(subject: Subject, config: dict[str, Any], name: str, where: str) -> It
         where,
         "pip install --upgrade transformers, if the model is newer; else check model_type",
     )
+
+
+def _layers(config: dict[str, Any], name: str, where: str) -> Iterator[Finding]:
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in LAYERS:
+            count = part.get(key)
+            if isinstance(count, int) and count > MOST_LAYERS:
+                what = f"config.json of {name} tells of {count:,} layers ({key}), and no model has more than"
+                fix = f"fetch the model again; or set {key} to what the model has"
+                yield error(f"{what} {MOST_LAYERS:,}", where, fix)
 
 
 def _architecture(config: dict[str, Any], name: str, where: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sft.check.finding import Finding, error, warning
 from sft.check.subject import Subject
+from sft.plan.model_shape import MOST_LAYERS
 from sft.plan.weights import Tensor
 
 NAME = "model's weights"
@@ -88,6 +89,8 @@ def _layers(tensors: Sequence[Tensor], config: dict[str, Any], name: str, where:
             stacks.setdefault(found["stack"], set()).add(int(found["number"]))
     if wanted is None or len(stacks) != 1 or config.get("model_type") in SHARED_LAYERS:
         return
+    if wanted > MOST_LAYERS:
+        return  # told with the model's kind
     numbers = next(iter(stacks.values()))
     lacking = sorted(set(range(wanted)) - numbers)
     if lacking:

@@ -33,6 +33,8 @@ def look(subject: Subject) -> Iterator[Finding]:
     if wrong is not None:
         yield error(f"output_dir cannot be a directory's name: {wrong}", where, "set another output_dir")
         return
+    if str(output) in subject.unreachable:
+        return  # told with the plan
     if found := refusal(output):
         place, reason = found
         yield error(
@@ -76,7 +78,7 @@ def _inodes(output: Path, where: str) -> Iterator[Finding]:
 def _model(subject: Subject, output: Path, where: str) -> Iterator[Finding]:
     """Tell a run that writes over the model that it reads."""
     name = subject.config.model.model_name_or_path or ""
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         return
     model, output = Path(name).resolve(), output.resolve()
     if model == output:

@@ -19,6 +19,10 @@ def look(subject: Subject) -> Iterator[Finding]:
     assert subject.plan is not None
     rows = subject.found.rows if subject.found is not None else None
     model = str(subject.model_directory) if subject.model_directory else None
-    lines, problems = look_at_disk(subject.loaded, subject.plan, model=model, rows=rows)
+    tensors = subject.model.tensors
+    trained = subject.option.estimate.held.trained if subject.option is not None else None
+    lines, problems = look_at_disk(
+        subject.loaded, subject.plan, model=model, tensors=tensors, rows=rows, trained=trained
+    )
     yield from (note(line) for line in lines)
     yield from errors(problems, ExitCode.ENVIRONMENT)

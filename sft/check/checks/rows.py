@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from sft.check.finding import Finding, note, warnings
 from sft.check.subject import Subject
@@ -21,6 +21,11 @@ def look(subject: Subject) -> Iterator[Finding]:
     """Prepare the first rows of a data set that lies on this machine; what is refused is refused by what prepares it."""
     if subject.found is not None and subject.found.rows is not None:
         return  # all rows have been opened, which says more
+    if {
+        subject.config.model.model_name_or_path,
+        subject.config.script.dataset_name,
+    } & subject.unreachable.keys():
+        return  # told with the plan
     from sft.data.prepare import preview, unprepared_reason
 
     config = subject.config
@@ -42,4 +47,4 @@ def look(subject: Subject) -> Iterator[Finding]:
 def _is_here(config: RunConfig) -> bool:
     data = [config.script.dataset_name, *(source.path for source in config.mixture.datasets)]
     names = [config.model.model_name_or_path, *data]
-    return config.kit.dataset_mixture is None and all(Path(name).exists() for name in names if name)
+    return config.kit.dataset_mixture is None and all(os.path.exists(name) for name in names if name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sft.check.deep.layers import CannotCutError, Layers, cut_config, experts_of, find_layers
+from sft.json_file import read_json
 from sft.plan.weights import (
     BITS,
     PICKLED_INDEX,
@@ -91,10 +92,12 @@ def plan_cut(source: Path, *, large_bytes: int = LARGE_BYTES) -> Cut:
         CannotCutError: its weights are not safetensors, not whole, or not laid out in layers.
     """
     try:
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config = read_json(source / "config.json")
         files = weight_files(source)
     except (OSError, ValueError, BrokenError) as error:
         raise CannotCutError(str(error)) from None
+    if config is None:
+        raise CannotCutError("config.json is not there")
     if any(file.suffix != ".safetensors" for file in files):
         raise CannotCutError("its weights are pickles, not safetensors")
     try:

@@ -6,20 +6,10 @@ from collections.abc import Iterator
 
 from sft.config.run import RunConfig
 from sft.errors import Problem
+from sft.plan.memory.optimizers import is_bitsandbytes, is_low_rank
 from sft.plan.plan import Plan
 
 IGNORES_OPTIM_ARGS = ("adamw_torch", "adamw_torch_fused")
-
-
-def is_low_rank(optim: str) -> bool:
-    """Whether an optimizer projects gradients: GaLore and APOLLO."""
-    return optim.startswith(("galore_", "apollo_"))
-
-
-def is_bitsandbytes(optim: str) -> bool:
-    """Whether bitsandbytes updates the weights; adamw_torch_8bit is torchao's."""
-    names = ("adamw_8bit", "adamw_bnb_8bit", "ademamix", "lion_", "paged_", "rmsprop_bnb")
-    return optim.startswith(names)
 
 
 def low_rank_targets(config: RunConfig, plan: Plan) -> Iterator[Problem]:

@@ -87,7 +87,9 @@ def dora_on_quantised(config: RunConfig, plan: Plan) -> Iterator[Problem]:
 
 def adapter_settings_without_adapter(config: RunConfig, plan: Plan) -> Iterator[Problem]:
     """lora_r and lora_target_modules without use_peft trained every weight, to the digit as without them."""
-    given = sorted(config.model.model_fields_set & ADAPTER_KEYS)
+    given = sorted(
+        key for key in config.model.model_fields_set & ADAPTER_KEYS if getattr(config.model, key) is not None
+    )
     if given and not config.model.use_peft:
         yield Problem(
             f"{', '.join(given)} without use_peft: every weight would be trained",

@@ -66,13 +66,18 @@ class Bill:
 
     def table(self) -> list[str]:
         """Say it for people, in 80 columns."""
-        rows = [f"{self.title:<20} {'likely':>9} {'at most':>9}"]
+        shown = [line for line in self.lines if line.at_most]
+        sizes = [(gib(line.likely), gib(line.at_most)) for line in shown]
+        sizes.append((gib(self.likely), gib(self.at_most)))
+        likely, at_most = (max(len(size) for size in column) for column in zip(*sizes, strict=True))
+        likely, at_most = max(likely, len("likely")), max(at_most, len("at most"))
+        title = max(len(self.title), *(len(line.name) + 2 for line in shown))
+        rows = [f"{self.title:<{title}}  {'likely':>{likely}}  {'at most':>{at_most}}"]
         rows += [
-            f"  {line.name:<18} {gib(line.likely):>9} {gib(line.at_most):>9}  {_mark(line)}{line.formula}"
-            for line in self.lines
-            if line.at_most
+            f"{'  ' + line.name:<{title}}  {size[0]:>{likely}}  {size[1]:>{at_most}}  {_mark(line)}{line.formula}"
+            for line, size in zip(shown, sizes, strict=False)
         ]
-        total = f"  {'together':<18} {gib(self.likely):>9} {gib(self.at_most):>9}"
+        total = f"{'  together':<{title}}  {gib(self.likely):>{likely}}  {gib(self.at_most):>{at_most}}"
         if self.capacity is not None:
             total += f"    of {gib(self.capacity)}: {'fits' if self.fits else 'does not fit'}"
         return [*rows, total]

@@ -11,10 +11,12 @@ from sft.plan.gpus import GpuModel
 from sft.plan.joined import attention
 from sft.plan.memory.bill import Basis, Bill, Line
 from sft.plan.memory.job import BUCKET_NUMBERS, Job
+from sft.plan.memory.optimizers import Optimizer
 from sft.plan.memory.step import Held, held_by
 from sft.plan.own_file import read_own_file
 from sft.plan.plan import Plan
 from sft.plan.shape import Shape
+from sft.units import gib
 
 CONTEXT_BYTES = 700 << 20
 """What CUDA, cuBLAS and the libraries' own kernels take of a GPU before the first tensor; not measured here."""
@@ -24,8 +26,6 @@ FRAGMENTED = 0.06
 """Share of the tensors' bytes that the caching allocator holds beside them: likely; twice that at most."""
 DEFAULT_LENGTH = 1024
 """TRL's max_length."""
-PROCESS_BYTES = 3 << 30
-"""What a rank's process takes of host memory: Python, the libraries, CUDA's host side. 2.1 GB were seen without CUDA."""
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -44,6 +44,12 @@ class Estimate:
     device: Bill
     assumed: tuple[str, ...]
 
+    def stages_lines(self) -> list[str]:
+        """Say what each stage of a run holds of tensors; the lines of the bill are those of the stage with most."""
+        stages = sorted(self.held.stages.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in stages)
+        return [f"  tensors at most: {parts}"]
+
 
 def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]:
     """Take from a run what decides about memory, and say what had to be assumed."""
@@ -56,13 +62,13 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
     autocast = None if mixed == "no" else 2
     stored = round(shape.stored_bytes / max(1, shape.numbers))
     width = WIDTHS.get(str(model.dtype), stored if stored in (2, 4) else 4)
+    loaded_width = width
     if plan.strategy.is_deepspeed and autocast:
         width, autocast = 2, None  # DeepSpeed converts the model, and nothing is cast any more
     own_width = None
     if plan.strategy.is_fsdp and autocast and width == 4:
         width, own_width, autocast = 2, 4, None  # gathered in bfloat16, and nothing is cast any more
     bits: Literal[4, 8] | None = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
-    optimizer = training.optim
     return Job(
         device="cpu" if plan.device == "cpu" else "gpu",
         rows=plan.micro_batch,
@@ -70,6 +76,7 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
         eval_rows=training.per_device_eval_batch_size if training.eval_strategy != "no" else 0,
         weight_width=width,
         own_width=own_width,
+        loaded_width=loaded_width,
         autocast=autocast,
         bits=bits,
         double_quantised=model.use_bnb_nested_quant,
@@ -78,16 +85,37 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
         targets=targets_of(shape.family, model.lora_target_modules) if model.use_peft else None,
         saved_whole=tuple(model.lora_modules_to_save or ()) if model.use_peft else (),
         dropout=model.lora_dropout if model.use_peft else 0.0,
+        dora=model.use_peft and model.use_dora,
         checkpointing=bool(training.gradient_checkpointing),
         attention="eager" if attention(config) == "eager" else "kernel",
         micro_batches=plan.accumulation,
-        optimizer=str(optimizer),
+        optimizer=Optimizer(
+            name=str(training.optim),
+            arguments=_arguments(training.optim_args),
+            targets=training.optim_target_modules,
+        ),
         strategy=plan.strategy,
         processes=plan.processes,
         offload=plan.offload if plan.strategy.value.endswith("offload") else None,
-        liger=training.use_liger_kernel,
+        all_logits=training.label_smoothing_factor > 0 and training.loss_type == "nll",
+        eval_logits=_eval_logits(config),
+        liger=training.use_liger_kernel and plan.device == "gpu",
+        offloads_activations=bool(training.activation_offloading),
         bucket_numbers=_bucket_numbers(plan, shape),
     ), assumed
+
+
+def _arguments(words: str | None) -> dict[str, str]:
+    """Read optim_args, "rank=64,scale=0.25", as transformers does."""
+    pairs = (word.partition("=") for word in (words or "").replace(" ", "").split(",") if word)
+    return {name: value for name, _, value in pairs}
+
+
+def _eval_logits(config: RunConfig) -> int:
+    """Return of how many batches the logits are kept; of all of them where that is not limited, which may be many."""
+    if config.kit.compute_metrics is None or config.training.prediction_loss_only:
+        return 0
+    return config.training.eval_accumulation_steps or 1
 
 
 def _bucket_numbers(plan: Plan, shape: Shape) -> int:
@@ -125,7 +153,7 @@ def _bill(job: Job, held: Held, capacity: int | None) -> Bill:
     working = parts.get("working", 0) + parts.get("batch", 0)
     lines = [
         _line("weights", parts.get("weights", 0), _weights_formula(job), states),
-        _line("optimizer", parts.get("optimizer", 0), job.optimizer, states),
+        _line("optimizer", parts.get("optimizer", 0), job.optimizer.name, states),
         _line("gradients", parts.get("gradients", 0), "of what is trained", states),
         _line("activations", parts.get("activations", 0), _activations_formula(job), basis, 1.03),
         _line("head and loss", parts.get("loss", 0), "tiles of 4096 x 32768", basis, 1.03),

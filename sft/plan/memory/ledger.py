@@ -11,15 +11,21 @@ from collections.abc import Callable
 
 
 class Ledger:
-    """The bytes that are alive, by kind, and how they were composed when there were most of them."""
+    """The bytes that are alive, by kind, and how they were composed when there were most of them.
 
-    __slots__ = ("at_peak", "live", "peak", "total")
+    Attributes:
+        stages: the most that was alive in each stage.
+    """
+
+    __slots__ = ("_stage", "_stage_peak", "at_peak", "live", "peak", "stages", "total")
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
         self.total = 0
         self.peak = 0
         self.at_peak: dict[str, int] = {}
+        self.stages: dict[str, int] = {}
+        self._stage, self._stage_peak = "", 0
 
     def take(self, kind: str, size: int) -> None:
         """Count bytes as alive."""
@@ -28,6 +34,14 @@ class Ledger:
         if self.total > self.peak:
             self.peak = self.total
             self.at_peak = dict(self.live)
+        if self.total > self._stage_peak:
+            self._stage_peak = self.total
+
+    def enter(self, stage: str) -> None:
+        """Count what is alive from here on as of a stage; none, by an empty name, ends the last one."""
+        if self._stage:
+            self.stages[self._stage] = max(self.stages.get(self._stage, 0), self._stage_peak)
+        self._stage, self._stage_peak = stage, self.total
 
     def give(self, kind: str, size: int) -> None:
         """Count bytes as freed."""
@@ -62,15 +76,19 @@ class Parameter:
         width: bytes of a number, as it is computed with; `own_width` as it is stored and updated.
         tensors: how many it stands for.
         stored: bytes that it takes where it lies, if these are not its size: a quantised matrix.
+        is_embedding: bitsandbytes keeps its moments in float32, whatever it does with others.
+        projected: the optimizer keeps moments of a projection of its gradient.
         take_grad: takes each gradient in place of `.grad`: a strategy that reduces and shards it at once.
     """
 
     __slots__ = (
         "grad",
         "is_adapter",
+        "is_embedding",
         "needs_grad",
         "numbers",
         "own_width",
+        "projected",
         "sides",
         "stored",
         "take_grad",
@@ -89,11 +107,13 @@ class Parameter:
         is_adapter: bool = False,
         stored: int | None = None,
         own_width: float | None = None,
+        projected: bool = False,
+        is_embedding: bool = False,
     ) -> None:
         self.numbers, self.width, self.needs_grad = numbers, width, trained
         self.sides, self.tensors, self.is_adapter = sides, tensors, is_adapter
         self.own_width = width if own_width is None else own_width
-        self.stored = stored
+        self.stored, self.projected, self.is_embedding = stored, projected, is_embedding
         self.grad: Buffer | None = None
         self.take_grad: Callable[[Buffer], None] | None = None
 

@@ -1,133 +1,30 @@
-"""A decoder of a given shape on the tape: its parameters, and its forward."""
+"""A decoder of a given shape on the tape: its forward."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sft.plan.adapter import is_target
-from sft.plan.memory.job import Job
+from sft.plan.memory.attention import Attention, attend
 from sft.plan.memory.ledger import Parameter
-from sft.plan.memory.operators import Attention, Operators, Weight
+from sft.plan.memory.linear import experts, linear
+from sft.plan.memory.operators import Operators
+from sft.plan.memory.parameters import Parameters
 from sft.plan.memory.sharding import Sharding
-from sft.plan.memory.states import quantised_bytes
 from sft.plan.memory.tape import Tensor
-from sft.plan.shape import LayerShape, Linear, Shape
+from sft.plan.shape import LayerShape
 
 NORMS_AFTER = ("olmo2", "olmo3")
 """Families that norm what attention and network make, in place of what they read."""
 
 
 @dataclass(slots=True)
-class Model:
-    """The parameters of a model, as one rank computes with them.
+class Model(Parameters):
+    """A decoder that can be run."""
 
-    Attributes:
-        parameters: all of them, each once; `units` groups them by what is gathered together.
-    """
-
-    shape: Shape
-    job: Job
-    parameters: list[Parameter] = field(default_factory=list)
-    layers: list[list[Parameter]] = field(default_factory=list)
-    embedding: Parameter = field(init=False)
-    head: Parameter = field(init=False)
-    norm: list[Parameter] = field(init=False)
     sharding: Sharding | None = None
-    _weights: dict[str, Weight] = field(default_factory=dict)
-    _experts: dict[int, tuple[Parameter, Parameter]] = field(default_factory=dict)
-    _norms: list[list[Parameter]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        shape = self.shape
-        table = (shape.vocabulary, shape.hidden)
-        self.embedding = self._parameter(math.prod(table), "embed_tokens", table)
-        for index, layer in enumerate(shape.layers):
-            before = len(self.parameters)
-            self._norms.append([self._parameter(shape.hidden, "norm") for _ in range(layer.norms)])
-            self._norms[-1] += [self._parameter(size, "norm") for size in layer.head_norms]
-            for linear in _linears(layer):
-                self._weights[linear.name] = self._weight(linear)
-            if layer.experts is not None:
-                third = layer.experts.numbers // 3
-                self._experts[index] = (
-                    self._parameter(2 * third, layer.experts.name),
-                    self._parameter(layer.experts.numbers - 2 * third, layer.experts.name),
-                )
-            self.layers.append(self.parameters[before:])
-        self.norm = [self._parameter(shape.hidden, "norm")]
-        self.head = self.embedding if shape.tied else self._parameter(math.prod(table), "lm_head", table)
-        self._add_the_rest()
-
-    def _add_the_rest(self) -> None:
-        """Count what no operator above reads by itself: biases of norms, learned positions, what a family has of its own."""
-        own = [parameter for parameter in self.parameters if not parameter.is_adapter]
-        numbers = self.shape.numbers - sum(parameter.numbers for parameter in own)
-        if numbers > 0:
-            tensors = max(1, len(self.shape.tensors) - len(own))
-            self.parameters.append(
-                Parameter(
-                    numbers,
-                    self.job.weight_width,
-                    trained=self.job.trains_all,
-                    tensors=tensors,
-                    own_width=self.job.own_width,
-                )
-            )
-
-    def _parameter(self, numbers: int, name: str, sides: tuple[int, int] = (0, 0)) -> Parameter:
-        trained = self.job.trains_all or name.rpartition(".")[2] in self.job.saved_whole
-        made = Parameter(
-            numbers, self.job.weight_width, trained=trained, sides=sides, own_width=self.job.own_width
-        )
-        self.parameters.append(made)
-        return made
-
-    def _weight(self, linear: Linear) -> Weight:
-        job = self.job
-        bits = job.bits
-        parameter = self._parameter(
-            linear.inputs * linear.outputs, linear.name, (linear.inputs, linear.outputs)
-        )
-        if bits:
-            parameter.stored = quantised_bytes(
-                linear.outputs, linear.inputs, bits, nested=job.double_quantised
-            )
-        bias = self._parameter(linear.outputs, linear.name) if linear.bias else None
-        adapter = None
-        if job.rank and is_target(linear.name, job.targets):
-            down, up = (
-                Parameter(
-                    job.rank * size, job.adapter_width, trained=True, sides=(job.rank, size), is_adapter=True
-                )
-                for size in (linear.inputs, linear.outputs)
-            )
-            self.parameters += [down, up]
-            adapter = (down, up)
-        return Weight(
-            parameter=parameter,
-            inputs=linear.inputs,
-            outputs=linear.outputs,
-            bias=bias,
-            stored_bits=bits,
-            rank=job.rank if adapter else 0,
-            adapter=adapter,
-            dropout=job.dropout if adapter else 0.0,
-        )
-
-    @property
-    def trained(self) -> list[Parameter]:
-        """The parameters that a gradient is made for."""
-        return [parameter for parameter in self.parameters if parameter.needs_grad]
-
-    @property
-    def outside(self) -> list[Parameter]:
-        """The parameters of no layer."""
-        within = {id(parameter) for layer in self.layers for parameter in layer}
-        return [parameter for parameter in self.parameters if id(parameter) not in within]
 
     def forward(self, on: Operators) -> Tensor:
-        """Run everything before the head, and return the hidden states of all positions but the last of each row."""
+        """Run everything before the head, and return the hidden states of all positions."""
         job, shape, tape = self.job, self.shape, on.tape
         numbers = job.tokens * shape.hidden
         if self.embedding.needs_grad:
@@ -150,8 +47,7 @@ class Model:
                 return y
 
             x = tape.checkpointed(run, x) if job.checkpointing else run(x)
-        x = self._norm(on, x, self.norm[0], shape.hidden)
-        return tape.op([x], job.rows * (job.length - 1) * shape.hidden, x.width)
+        return self._norm(on, x, self.norm[0], shape.hidden)
 
     def _tables(self, on: Operators, width: float) -> tuple[Tensor, Tensor] | None:
         if self.shape.learned_positions:
@@ -188,7 +84,7 @@ class Model:
 
     def _normed(self, on: Operators, index: int, position: int, x: Tensor) -> Tensor:
         """Norm by one of a layer's norms; where there are fewer, by its last, which is shared, or by one without weights."""
-        norms = self._norms[index][: self.shape.layers[index].norms]
+        norms = self.norms[index][: self.shape.layers[index].norms]
         if not norms:
             return on.layer_norm(x, None, None, self.shape.hidden)
         return self._norm(on, x, norms[min(position, len(norms) - 1)], self.shape.hidden)
@@ -223,7 +119,7 @@ class Model:
             kind=job.attention if job.device == "gpu" or not shape.attention_dropout else "math",
             dropout=shape.attention_dropout,
         )
-        made = [on.linear(x, self._weights[linear.name]) for linear in layer.into_attention]
+        made = [linear(on, x, self.weights[one.name]) for one in layer.into_attention]
         del x
         if len(made) == 1:
             made = _parts(
@@ -232,61 +128,51 @@ class Model:
         query, key, value = made
         del made
         if layer.head_norms:
-            norms = self._norms[index][-2:]
+            norms = self.norms[index][-2:]
             query = self._norm(on, query, norms[0], layer.head_norms[0])
             key = self._norm(on, key, norms[1], layer.head_norms[-1])
         if tables is not None:
             query, key = on.rotate(query, tables), on.rotate(key, tables)
-        attended = on.attend(query, key, value, form)
+        attended = attend(on, query, key, value, form)
         del query, key, value
         assert layer.out_of_attention is not None
-        return on.linear(attended, self._weights[layer.out_of_attention.name])
+        return linear(on, attended, self.weights[layer.out_of_attention.name])
 
     def _network(self, on: Operators, index: int, layer: LayerShape, x: Tensor) -> Tensor:
         """Run a layer's feed-forward network: experts, a dense one that all rows go through, or both."""
         if layer.experts is None:
             return self._dense(on, layer, x)
-        experts = layer.experts
+        mixture = layer.experts
         if layer.router is not None:
-            scores = on.linear(x, self._weights[layer.router.name])
+            scores = linear(on, x, self.weights[layer.router.name])
             on.tape.op([scores], scores.numbers, 4, saves=[scores])
-        made = on.experts(
+        made = experts(
+            on,
             x,
-            self._experts[index],
+            self.experts[index],
             self.shape.hidden,
-            experts.intermediate,
-            experts.chosen,
+            mixture.intermediate,
+            mixture.chosen,
             self.shape.activation,
         )
         return made if layer.out_of_network is None else on.add(made, self._dense(on, layer, x))
 
     def _dense(self, on: Operators, layer: LayerShape, x: Tensor) -> Tensor:
         assert layer.out_of_network is not None
-        down, name = self._weights[layer.out_of_network.name], self.shape.activation
-        made = [on.linear(x, self._weights[linear.name]) for linear in layer.into_network[:1]]
+        down, name = self.weights[layer.out_of_network.name], self.shape.activation
+        made = [linear(on, x, self.weights[one.name]) for one in layer.into_network[:1]]
         if not layer.gated:
             del x
-            return on.linear(on.activation(made.pop(), name), down)
+            return linear(on, on.activation(made.pop(), name), down)
         if len(layer.into_network) == 1:
             del x
             made = _parts(made[0], made[0].numbers // 2, (1, 1))
             active = on.activation(made[0], name)
-            return on.linear(on.multiply(active, made[1]), down)
+            return linear(on, on.multiply(active, made[1]), down)
         active = on.activation(made.pop(), name)
-        up = on.linear(x, self._weights[layer.into_network[1].name])
+        up = linear(on, x, self.weights[layer.into_network[1].name])
         del x
-        return on.linear(on.multiply(active, up), down)
-
-
-def _linears(layer: LayerShape) -> list[Linear]:
-    found = [
-        *layer.into_attention,
-        layer.out_of_attention,
-        *layer.into_network,
-        layer.out_of_network,
-        layer.router,
-    ]
-    return [linear for linear in found if linear is not None]
+        return linear(on, on.multiply(active, up), down)
 
 
 def _parts(whole: Tensor, unit: int, shares: tuple[int, ...]) -> list[Tensor]:

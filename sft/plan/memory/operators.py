@@ -20,44 +20,13 @@ SPELT_OUT = ("gelu_new", "gelu_fast")
 """Activations that are several operators, each of which keeps what its backward reads."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """A matrix of the model and what is trained of it.
-
-    Attributes:
-        stored_bits: of each number, where it is quantised; its matrix is made anew for every product then.
-        rank: of the adapter beside it; 0 without.
-    """
-
-    parameter: Parameter
-    inputs: int
-    outputs: int
-    bias: Parameter | None = None
-    stored_bits: int | None = None
-    rank: int = 0
-    adapter: tuple[Parameter, Parameter] | None = None
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """How a layer attends. `length` is a sequence's; "math" is what torch does where no kernel can: dropout on a CPU."""
-
-    heads: int
-    kv_heads: int
-    head_size: int
-    length: int
-    kind: Literal["kernel", "eager", "math"] = "kernel"
-    masked: bool = True
-    dropout: float = 0.0
-
-
 @dataclass(slots=True)
 class Operators:
     """Operators under one precision on one kind of device.
 
     Attributes:
         autocast: bytes of a number that products are computed in; None without mixed precision.
+        liger: norms, rotations and gates are Liger's kernels, which keep their inputs alone (liger_kernel/ops).
         keeps_inputs: a product keeps its input even where its matrix is frozen, as DeepSpeed's own linear function does under
             ZeRO-3 (deepspeed/runtime/zero/linear.py).
         trains: False in an evaluation, where nothing is dropped.
@@ -68,6 +37,7 @@ class Operators:
     device: Literal["cpu", "gpu"]
     autocast: int | None
     keeps_inputs: bool = False
+    liger: bool = False
     trains: bool = True
     casts: dict[int, Tensor] = field(default_factory=dict)
 
@@ -104,71 +74,6 @@ class Operators:
             saves.append(weight)
         return self.tape.op([x, weight], rows * outputs, width, saves=saves)
 
-    def linear(self, x: Tensor, weight: Weight) -> Tensor:
-        """Apply a linear layer, with its adapter."""
-        made = self._base(x, weight)
-        if weight.adapter is None:
-            return made
-        down, up = weight.adapter
-        a = self.product(
-            self.dropout(self.cast(x, down.width), weight.dropout), down, weight.inputs, weight.rank
-        )
-        b = self.product(a, up, weight.rank, weight.outputs)
-        del a
-        b = self.tape.op([b], b.numbers, b.width)  # times alpha / r
-        return self.add(made, b)
-
-    def _base(self, x: Tensor, weight: Weight) -> Tensor:
-        if weight.stored_bits is None:
-            return self.product(x, weight.parameter, weight.inputs, weight.outputs)
-        # The matrix is unpacked for the product and dropped; the backward unpacks it again.
-        width = self.autocast or x.width
-        x = self.cast(x, width)
-        unpacked = weight.inputs * weight.outputs * width
-        hold = self.tape.buffer(unpacked)
-        made = self.tape.op([x], x.numbers // weight.inputs * weight.outputs, width, temporary=unpacked)
-        del hold
-        return made
-
-    def experts(
-        self,
-        x: Tensor,
-        matrices: tuple[Parameter, Parameter],
-        hidden: int,
-        inner: int,
-        chosen: int,
-        name: str,
-    ) -> Tensor:
-        """Send each row through the experts that are chosen for it, in groups, and add up what they make.
-
-        Not under autocast: the rows take the type of the matrices (transformers/integrations/moe.py).
-
-        Args:
-            matrices: gate and up of all experts together, and down.
-            inner: the width of one expert; `chosen` experts work on a row.
-        """
-        tape, rows, width = self.tape, x.numbers // hidden * chosen, matrices[0].width
-        outside = x.width
-        x = self.cast(tape.op([x], rows * hidden, x.width), width)
-        made = tape.op(
-            [x, matrices[0]], rows * 2 * inner, width, saves=[x if matrices[0].needs_grad else None]
-        )
-        del x
-        gate, up = (Tensor(made.buffer, made.numbers // 2, width, made.node) for _ in range(2))
-        del made
-        active = self.activation(gate, name)
-        del gate
-        inside = self.multiply(active, up)
-        del active, up
-        out = tape.op(
-            [inside, matrices[1]], rows * hidden, width, saves=[inside if matrices[1].needs_grad else None]
-        )
-        del inside
-        weighted = tape.op([out], out.numbers, width, saves=[out])
-        del out
-        weighted = tape.op([weighted], weighted.numbers, width)
-        return self.cast(tape.op([weighted], weighted.numbers // chosen, width), outside)
-
     def dropout(self, x: Tensor, probability: float) -> Tensor:
         """Drop numbers: one kernel with a mask of bytes on a GPU, a product with a mask of x's type elsewhere."""
         if not probability or not self.trains:
@@ -198,6 +103,8 @@ class Operators:
     def activation(self, x: Tensor, name: str = "silu") -> Tensor:
         """Apply a function of one number: one kernel, which keeps its input; or several, where Python spells it out."""
         tape = self.tape
+        if self.liger:  # within the product that follows, which keeps what goes in here
+            return tape.op([x], x.numbers, x.width, saves=[x], passes=True, out=x.buffer)
         if name not in SPELT_OUT:
             return tape.op([x], x.numbers, x.width, saves=[x])
         # 0.5 * x * (1 + tanh(a * (x + b * x^3)))
@@ -217,6 +124,9 @@ class Operators:
             wide: the weight is multiplied in float32 as well, as Gemma does.
         """
         tape, rows, width = self.tape, x.numbers // size, x.width
+        if self.liger:
+            statistics = tape.buffer(rows * FLOAT, "activations")
+            return tape.op([x, weight], x.numbers, width, saves=[x, statistics])
         x = self.cast(x, FLOAT)
         squared = tape.op([x], x.numbers, FLOAT, saves=[x], temporary=2 * x.numbers * FLOAT)
         mean = tape.op([squared], rows, FLOAT)
@@ -247,63 +157,10 @@ class Operators:
     def rotate(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """Turn pairs of numbers by their position: x * cos + half(x) * sin."""
         width = max(x.width, tables[0].width)
+        if self.liger:
+            return self.tape.op([x], x.numbers, width, passes=True)
         first = self.tape.op([x], x.numbers, width)
         turned = self.tape.op([x], x.numbers, x.width)
         second = self.tape.op([turned], x.numbers, width)
         del turned
         return self.tape.op([first, second], x.numbers, width, passes=True)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, form: Attention) -> Tensor:
-        """Attend: rows x heads x size numbers in, as many out.
-
-        A kernel keeps its inputs, its output and one number a row and head; eager attention keeps the weights.
-        """
-        if form.kind == "math":
-            return self._attend_by_math(query, key, value, form)
-        if form.kind == "eager":
-            return self._attend_eagerly(query, key, value, form)
-        width = self.autocast or query.width
-        query, key, value = (self.cast(x, width) for x in (query, key, value))
-        logsumexp = self.tape.buffer(query.numbers / form.head_size * FLOAT, "activations")
-        made = self.tape.buffer(query.numbers * width, "activations")
-        saves: list[Buffer | Tensor | None] = [query, key, value, made, logsumexp]
-        return self.tape.op([query, key, value], query.numbers, width, saves=saves, out=made)
-
-    def _attend_by_math(self, query: Tensor, key: Tensor, value: Tensor, form: Attention) -> Tensor:
-        tape, scores, width = (
-            self.tape,
-            query.numbers // form.head_size * form.length,
-            self.autocast or query.width,
-        )
-        query, key, value = (self.cast(self.cast(x, width), FLOAT) for x in (query, key, value))
-        query, key = (tape.op([x], x.numbers, FLOAT) for x in (query, key))
-        product = tape.op([query, key], scores, FLOAT, saves=[query, key])
-        del query, key
-        product = tape.op([product], scores, FLOAT, passes=True)
-        made = tape.buffer(scores * FLOAT, "activations")
-        weights = tape.op([product], scores, FLOAT, saves=[made], out=made)
-        del product, made
-        weights = self.dropout(weights, form.dropout)
-        attended = tape.op(
-            [weights, value], weights.numbers // form.length * form.head_size, FLOAT, saves=[weights, value]
-        )
-        return self.cast(attended, width)
-
-    def _attend_eagerly(self, query: Tensor, key: Tensor, value: Tensor, form: Attention) -> Tensor:
-        width = self.autocast or query.width
-        tape, scores = self.tape, query.numbers // form.head_size * form.length
-        if form.heads > form.kv_heads:
-            key, value = (tape.op([x], query.numbers, x.width) for x in (key, value))
-        query, key = self.cast(query, width), self.cast(key, width)
-        product = tape.op([query, key], scores, width, saves=[query, key])
-        product = tape.op([product], scores, width)  # times 1 / sqrt(size)
-        if form.masked:
-            product = tape.op(
-                [product], scores, width, passes=True, out=tape.buffer(scores * width, "activations")
-            )
-        made = tape.buffer(scores * FLOAT, "activations")
-        weights = tape.op([product], scores, FLOAT, saves=[made], out=made)
-        del product, made
-        weights = self.cast(self.cast(weights, query.width), width)
-        value = self.cast(value, width)
-        return tape.op([weights, value], query.numbers, width, saves=[weights, value])

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from sft.config.kit import Strategy
 from sft.plan.memory.job import Job
 from sft.plan.memory.ledger import Buffer, Parameter
-from sft.plan.memory.states import optimizer_bytes
 from sft.plan.memory.tape import Tape
 
 MASTER_WIDTH = 4
 """DeepSpeed's own weights, in float32, that the optimizer works on."""
 MOST_GATHERED = 1_000_000_000
 """stage3_max_live_parameters and stage3_max_reuse_distance of the kit's files."""
+SAVED_AT_ONCE = 1 << 26
+"""What is sent to rank 0 at a time for a save under ZeRO-3."""
 ALWAYS_WHOLE = 10
 """Times the hidden size: smaller parameters stay whole on every rank under ZeRO-3, as transformers fills in "auto"."""
 
@@ -34,6 +35,8 @@ class Sharding:
 
     Attributes:
         layers: the parameters of each layer; `rest` what is in none.
+        _flat: what FSDP2 received last, beside the weights that were copied out of it, until it receives the next
+            (_fsdp_param_group.py, AllGatherState).
     """
 
     tape: Tape
@@ -45,6 +48,7 @@ class Sharding:
     _held: list[Buffer] = field(default_factory=list)
     _gathered: dict[int, Buffer] = field(default_factory=dict)
     _buckets: Buffer | None = None
+    _flat: Buffer | None = None
     _reduced: list[Buffer] = field(default_factory=list)
 
     @property
@@ -52,26 +56,35 @@ class Sharding:
         """What the optimizer works on."""
         return [parameter for parameter in self.parameters if parameter.needs_grad]
 
+    @property
+    def _master(self) -> Parameter:
+        """This rank's part of what is trained, as DeepSpeed's optimizer works on it: flat, in float32."""
+        share = math.ceil(sum(parameter.numbers for parameter in self.trained) / self.job.processes)
+        return Parameter(share, MASTER_WIDTH, trained=True)
+
     def hold(self) -> None:
         """Allocate what stays between the steps."""
         job, strategy = self.job, self.job.strategy
-        trained = sum(parameter.numbers for parameter in self.trained)
         on_device = job.device == "cpu" or job.offload is None
         weights = self._weights() + self.buffer_bytes
         self._hold("weights", weights)
         if strategy.is_deepspeed:
-            share = math.ceil(trained / job.processes)
-            state = _of_master(job.optimizer, share)
+            master = self._master
             if on_device or job.offload == "parameters":
-                self._hold("optimizer", share * MASTER_WIDTH + state)
+                self._hold("optimizer", master.size + job.optimizer.kept([master]))
                 if strategy.shards_parameters:
-                    self._hold("gradients", share * job.weight_width)
+                    self._hold("gradients", master.numbers * job.weight_width)
             for parameter in self.trained:
                 parameter.take_grad = self._take
             return
         shards = job.processes if strategy.is_fsdp else 1
         if on_device:
-            self._hold("optimizer", optimizer_bytes(job.optimizer, self.trained, shards))
+            self._hold("optimizer", job.optimizer.kept(self.trained, shards))
+        if job.optimizer.is_layerwise:
+            for parameter in self.trained:
+                parameter.take_grad = lambda grad: (
+                    None
+                )  # each weight is updated as soon as its gradient is there
         if strategy is Strategy.DDP:
             self._hold("strategy", sum(parameter.size for parameter in self.trained))
         if strategy.is_fsdp:
@@ -105,11 +118,17 @@ class Sharding:
 
     def gather(self, index: int, following: int) -> None:
         """Have a layer's weights whole, and those of the one that follows on their way."""
-        if self.job.strategy.shards_parameters:
-            for near in (index, following):
-                if 0 <= near < len(self.layers) and near not in self._gathered:
-                    size = sum(p.size for p in self.layers[near] if self._is_sharded(p))
-                    self._gathered[near] = self.tape.buffer(size, "strategy")
+        if not self.job.strategy.shards_parameters:
+            return
+        is_fsdp, is_forward = self.job.strategy.is_fsdp, following > index
+        # On a CPU, FSDP2's next layer is gathered when its turn comes; a GPU's host runs ahead and asks for it.
+        ahead = () if is_fsdp and is_forward and self.job.device == "cpu" else (following,)
+        for near in (index, *ahead):
+            if 0 <= near < len(self.layers) and near not in self._gathered:
+                size = sum(p.size for p in self.layers[near] if self._is_sharded(p))
+                self._gathered[near] = self.tape.buffer(size, "strategy")
+                if is_fsdp:
+                    self._flat = self.tape.buffer(size, "strategy")
 
     def gather_rest(self, parameters: list[Parameter]) -> Buffer | None:
         """Have what lies outside the layers whole, as long as the buffer lives."""
@@ -151,16 +170,35 @@ class Sharding:
     def end_backward(self) -> None:
         """Drop the buckets and what is gathered."""
         self._buckets = None
+        self._flat = None
         self._gathered.clear()
 
     def step(self) -> None:
-        """Make float32 gradients of this rank's part for its master weights."""
-        if self.job.strategy.is_deepspeed and not (self.job.offload and self.job.device == "gpu"):
-            trained = sum(parameter.numbers for parameter in self.trained)
-            self.tape.buffer(math.ceil(trained / self.job.processes) * MASTER_WIDTH, "gradients")
+        """Update the weights. DeepSpeed makes float32 gradients of this rank's part for its master weights first."""
+        job = self.job
+        if not (job.offload and job.device == "gpu"):
+            if job.strategy.is_deepspeed:
+                master = self._master
+                grads = self.tape.buffer(master.size, "gradients")
+                self.tape.buffer(job.optimizer.updating([master], job.device), "optimizer")
+                del grads
+            else:
+                shards = job.processes if job.strategy.is_fsdp else 1
+                self.tape.buffer(job.optimizer.updating(self.trained, job.device) / shards, "optimizer")
         self._reduced.clear()
 
+    def save(self) -> None:
+        """Gather what is sharded for a save, a part at a time: copies go to host memory as they are.
 
-def _of_master(optimizer: str, numbers: int) -> int:
-    """Add up the optimizer's state of one flat part in float32."""
-    return optimizer_bytes(optimizer, [Parameter(numbers, MASTER_WIDTH, trained=True)])
+        Source:
+            sft/training/gathering.py, BATCH_BYTES (ZeRO-3); torch/distributed/checkpoint/state_dict.py (FSDP2, by tensor).
+        """
+        if not self.job.strategy.shards_parameters:
+            return
+        sizes = [parameter.size for parameter in self.parameters if self._is_saved(parameter)]
+        largest = max(sizes, default=0)
+        at_once = min(SAVED_AT_ONCE, sum(sizes)) if self.job.strategy.is_deepspeed else 0
+        self.tape.buffer(max(largest, at_once), "strategy")
+
+    def _is_saved(self, parameter: Parameter) -> bool:
+        return self._is_sharded(parameter) and (parameter.needs_grad or self.job.trains_all)

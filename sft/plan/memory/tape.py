@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sft.plan.memory.ledger import Buffer, Ledger, Parameter
+from sft.plan.memory.offloading import Away, Offloading
 
 
 class Tensor:
@@ -43,7 +44,7 @@ class Node:
     """What an operator leaves behind for its backward.
 
     Attributes:
-        saved: what the backward reads, alive until it has run.
+        saved: what the backward reads, alive until it has run; or waiting in host memory.
         temporary: bytes that the backward needs beside the gradients that it makes.
         passes: it hands its gradient on as it is, instead of making new ones.
         replay: takes the place of all that: a layer that is computed again first.
@@ -55,10 +56,10 @@ class Node:
     def __init__(self, order: int) -> None:
         self.order = order
         self.targets: list[tuple[Node | Parameter, int]] = []
-        self.saved: tuple[Buffer, ...] = ()
+        self.saved: tuple[Buffer | Away, ...] = ()
         self.temporary = 0
         self.passes = False
-        self.replay: Callable[[Buffer], Buffer | None] | None = None
+        self.replay: Callable[[Buffer, Buffer], Buffer | None] | None = None
         self.hook: Callable[[], None] | None = None
         self.grad: Buffer | None = None
 
@@ -66,8 +67,8 @@ class Node:
 class Tape:
     """Operators in the order in which they run."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, offloading: Offloading | None = None) -> None:
+        self.ledger, self.offloading = ledger, offloading
         self.records = True
         self.computes_again = False
         self._order = 0
@@ -123,7 +124,7 @@ class Tape:
                         node.targets.append((item, item.size))
                 elif item.node is not None:
                     node.targets.append((item.node, item.size))
-            node.saved = tuple(
+            node.saved = self._keep(
                 item.buffer if isinstance(item, Tensor) else item for item in saves if item is not None
             )
             node.temporary, node.passes = math.ceil(temporary), passes
@@ -147,11 +148,11 @@ class Tape:
         node = self._node()
         if x.node is not None:
             node.targets.append((x.node, x.size))
-        buffer, numbers, width = x.buffer, x.numbers, x.width
-        node.saved = (buffer,)
+        numbers, width = x.numbers, x.width
+        node.saved = self._keep((x.buffer,))
 
-        def replay(grad: Buffer) -> Buffer | None:
-            inner = Tensor(buffer, numbers, width, self._node())
+        def replay(grad: Buffer, saved: Buffer) -> Buffer | None:
+            inner = Tensor(saved, numbers, width, self._node())
             assert inner.node is not None
             self.computes_again = True
             again = layer(inner)
@@ -185,8 +186,10 @@ class Tape:
         if node.hook is not None:
             node.hook()
         made: list[Buffer | None]
+        saved = [self._fetch(kept) for kept in node.saved]
+        node.saved = ()
         if node.replay is not None:
-            made = [node.replay(grad)]
+            made = [node.replay(grad, saved[0])]
             node.replay = None
         elif node.passes:
             made = [grad for _ in node.targets]
@@ -195,7 +198,7 @@ class Tape:
             made = [self.buffer(size, "working") for _, size in node.targets]
             if node.temporary:
                 self.buffer(node.temporary)
-        node.saved = ()
+        saved.clear()
         grad.users -= 1
         del grad
         targets, node.targets = node.targets, []
@@ -205,6 +208,15 @@ class Tape:
             if given is not None:
                 _deliver(self, target, given, waiting)
             del given
+
+    def _keep(self, buffers: Iterable[Buffer]) -> tuple[Buffer | Away, ...]:
+        """Keep what a backward reads: where it is, or in host memory."""
+        if self.offloading is None or self.computes_again:
+            return tuple(buffers)
+        return tuple(map(self.offloading.keep, buffers))
+
+    def _fetch(self, kept: Buffer | Away) -> Buffer:
+        return self.buffer(kept.size, "activations") if isinstance(kept, Away) else kept
 
     def _node(self) -> Node:
         self._order += 1

@@ -14,7 +14,8 @@ from tests.check.corpus.families import FAMILIES, with_family, write_family
 from tests.check.corpus.good import GOOD, LORA, OF_THE_SETUP, Good
 
 FULL: dict[str, Any] = {}
-METHODS = {"full": FULL, "lora": {**LORA, "lora_target_modules": "all-linear"}}
+# PEFT takes no dropout on experts, which all-linear names as well.
+METHODS = {"full": FULL, "lora": {**LORA, "lora_target_modules": "all-linear", "lora_dropout": 0.0}}
 
 
 @pytest.fixture(scope="module")
