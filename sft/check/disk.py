@@ -151,6 +151,8 @@ def bill_of(
         else 4.0
     )
     full = config.method == "full"
+    if full and plan.strategy.is_fsdp and plan.mixed_precision in ("bf16", "fp16"):
+        each = 4.0  # accelerate keeps what FSDP2 trains in float32, whatever it was loaded as
     if trained is None:
         trained = numbers if full else adapter_numbers(config, tensors)
     each = each if full else ADAPTER_BYTES

@@ -124,6 +124,8 @@ OTHER_WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-moe", "lora-experts", {**LORA, "lora_dropout": 0.0}),
     ("mixtral", "lora-experts-bf16", {**LORA, "lora_dropout": 0.0, "bf16": True, "dtype": "bfloat16"}),
     ("qwen3-moe", "lora-experts-again", {**LORA, "lora_dropout": 0.0, "gradient_checkpointing": True}),
+    ("llama", "packed", {"packing": True, "per_device_train_batch_size": 1, "max_length": 512}),
+    ("qwen2", "packed-lora-amp", {**LORA, "packing": True, "per_device_train_batch_size": 1, "bf16": True}),
     ("llama", "adamw_8bit", {"optim": "adamw_8bit"}),
     ("llama-tied", "adamw_8bit-bf16", {"optim": "adamw_bnb_8bit", "bf16": True, "dtype": "bfloat16"}),
     ("qwen2", "lion_8bit", {"optim": "lion_8bit"}),

@@ -16,14 +16,19 @@ from sft.plan.memory.tape import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """How a layer attends. `length` is a sequence's; "math" is what torch does where no kernel can: dropout on a CPU."""
+    """How a layer attends. `length` is a sequence's; "math" is what torch does where no kernel can: dropout on a CPU.
+
+    Attributes:
+        masked: the kernel is given a mask, of which each layer makes numbers and keeps them: where rows are joined, or a layer
+            looks back less far than a row is long. FlashAttention needs none.
+    """
 
     heads: int
     kv_heads: int
     head_size: int
     length: int
-    kind: Literal["kernel", "eager", "math"] = "kernel"
-    masked: bool = True
+    kind: Literal["flash", "kernel", "eager", "math"] = "kernel"
+    masked: bool = False
     dropout: float = 0.0
 
 
@@ -41,6 +46,9 @@ def attend(on: Operators, query: Tensor, key: Tensor, value: Tensor, form: Atten
     logsumexp = on.tape.buffer(query.numbers / form.head_size * FLOAT, "activations")
     made = on.tape.buffer(query.numbers * width, "activations")
     saves: list[Buffer | Tensor | None] = [query, key, value, made, logsumexp]
+    if form.masked and form.kind == "kernel":
+        rows = query.numbers / (form.heads * form.head_size * form.length)
+        saves.append(on.tape.buffer(rows * form.length**2 * width, "activations"))
     return on.tape.op([query, key, value], query.numbers, width, saves=saves, out=made)
 
 
@@ -73,10 +81,7 @@ def _attend_eagerly(on: Operators, query: Tensor, key: Tensor, value: Tensor, fo
     query, key = on.cast(query, width), on.cast(key, width)
     product = tape.op([query, key], scores, width, saves=[query, key])
     product = tape.op([product], scores, width)  # times 1 / sqrt(size)
-    if form.masked:
-        product = tape.op(
-            [product], scores, width, passes=True, out=tape.buffer(scores * width, "activations")
-        )
+    product = tape.op([product], scores, width, passes=True, out=tape.buffer(scores * width, "activations"))
     made = tape.buffer(scores * FLOAT, "activations")
     weights = tape.op([product], scores, FLOAT, saves=[made], out=made)
     del product, made

@@ -8,7 +8,7 @@ from typing import Literal
 from sft.config.run import RunConfig
 from sft.plan.adapter import targets_of
 from sft.plan.gpus import GpuModel
-from sft.plan.joined import attention
+from sft.plan.joined import attention, is_flash, joins_rows
 from sft.plan.memory.bill import Basis, Bill, Line
 from sft.plan.memory.job import BUCKET_NUMBERS, Job
 from sft.plan.memory.optimizers import Optimizer
@@ -66,8 +66,12 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
     if plan.strategy.is_deepspeed and autocast:
         width, autocast = 2, None  # DeepSpeed converts the model, and nothing is cast any more
     own_width = None
-    if plan.strategy.is_fsdp and autocast and width == 4:
-        width, own_width, autocast = 2, 4, None  # gathered in bfloat16, and nothing is cast any more
+    is_gathered_narrow = plan.strategy.is_fsdp and autocast is not None
+    if is_gathered_narrow:
+        # In bfloat16, and nothing is cast any more. What is trained is kept in float32, whatever it was loaded as
+        # (accelerate/utils/fsdp_utils.py, fsdp2_prepare_model).
+        own_width = 4 if width == 4 or not model.use_peft else None
+        width, autocast = 2, None
     bits: Literal[4, 8] | None = 4 if model.load_in_4bit else 8 if model.load_in_8bit else None
     return Job(
         device="cpu" if plan.device == "cpu" else "gpu",
@@ -80,14 +84,18 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
         autocast=autocast,
         bits=bits,
         double_quantised=model.use_bnb_nested_quant,
-        adapter_width=2 if bits or own_width or (plan.strategy.is_deepspeed and mixed != "no") else 4,
+        adapter_width=2
+        if bits or is_gathered_narrow or (plan.strategy.is_deepspeed and mixed != "no")
+        else 4,
+        adapter_own_width=4 if is_gathered_narrow and not bits else None,
         rank=model.lora_r if model.use_peft else 0,
         targets=targets_of(shape.family, model.lora_target_modules) if model.use_peft else None,
         saved_whole=tuple(model.lora_modules_to_save or ()) if model.use_peft else (),
         dropout=model.lora_dropout if model.use_peft else 0.0,
         dora=model.use_peft and model.use_dora,
         checkpointing=bool(training.gradient_checkpointing),
-        attention="eager" if attention(config) == "eager" else "kernel",
+        attention=_attention(attention(config)),
+        joined=joins_rows(config),
         micro_batches=plan.accumulation,
         optimizer=Optimizer(
             name=str(training.optim),
@@ -103,6 +111,10 @@ def job_of(config: RunConfig, plan: Plan, shape: Shape) -> tuple[Job, list[str]]
         offloads_activations=bool(training.activation_offloading),
         bucket_numbers=_bucket_numbers(plan, shape),
     ), assumed
+
+
+def _attention(implementation: str | None) -> Literal["flash", "kernel", "eager"]:
+    return "flash" if is_flash(implementation) else "eager" if implementation == "eager" else "kernel"
 
 
 def _arguments(words: str | None) -> dict[str, str]:
@@ -136,16 +148,16 @@ def estimate(config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None) 
     """
     job, assumed = job_of(config, plan, shape)
     held = held_by(shape, job)
-    bill = _bill(job, held, gpu.memory_bytes if gpu is not None else None)
+    bill = _bill(shape, job, held, gpu.memory_bytes if gpu is not None else None)
     return Estimate(job, held, bill, tuple(assumed))
 
 
 def bill_of_job(shape: Shape, job: Job, capacity: int | None = None) -> Bill:
     """Make the bill of a job, which need not be a run's."""
-    return _bill(job, held_by(shape, job), capacity)
+    return _bill(shape, job, held_by(shape, job), capacity)
 
 
-def _bill(job: Job, held: Held, capacity: int | None) -> Bill:
+def _bill(shape: Shape, job: Job, held: Held, capacity: int | None) -> Bill:
     on_gpu = job.device == "gpu"
     basis: Basis = "extrapolated" if on_gpu else "measured"
     states: Basis = "exact" if not job.strategy.is_deepspeed and not job.strategy.is_fsdp else basis
@@ -155,7 +167,14 @@ def _bill(job: Job, held: Held, capacity: int | None) -> Bill:
         _line("weights", parts.get("weights", 0), _weights_formula(job), states),
         _line("optimizer", parts.get("optimizer", 0), job.optimizer.name, states),
         _line("gradients", parts.get("gradients", 0), "of what is trained", states),
-        _line("activations", parts.get("activations", 0), _activations_formula(job), basis, 1.03),
+        _line(
+            "activations",
+            parts.get("activations", 0),
+            _activations_formula(job),
+            basis,
+            1.03,
+            more=_masks_of_padding(shape, job),
+        ),
         _line("head and loss", parts.get("loss", 0), "tiles of 4096 x 32768", basis, 1.03),
         _line("at work", working, "gradients on their way, the batch", basis, 1.03),
         _line(
@@ -185,8 +204,21 @@ def _bill(job: Job, held: Held, capacity: int | None) -> Bill:
     return Bill(title=title, lines=tuple(lines), capacity=capacity)
 
 
-def _line(name: str, size: int, formula: str, basis: Basis, slack: float = 1.0) -> Line:
-    return Line(name=name, likely=size, at_most=int(size * slack), formula=formula, basis=basis)
+def _masks_of_padding(shape: Shape, job: Job) -> int:
+    """Return what masks take once a row of a micro-batch is shorter than another: rows of full length need none.
+
+    Source:
+        transformers/masking_utils.py, sdpa_mask; torch/aten/src/ATen/native/transformers/attention.cpp,
+        convert_boolean_attn_mask: each layer makes numbers of it, which the backward reads.
+    """
+    if job.rows == 1 or job.joined or job.attention != "kernel":
+        return 0
+    layers = 1 if job.checkpointing else sum(layer.window is None for layer in shape.layers)
+    return layers * job.rows * job.length**2 * (job.autocast or job.weight_width)
+
+
+def _line(name: str, size: int, formula: str, basis: Basis, slack: float = 1.0, *, more: int = 0) -> Line:
+    return Line(name=name, likely=size, at_most=int(size * slack) + more, formula=formula, basis=basis)
 
 
 def _weights_formula(job: Job) -> str:

@@ -22,12 +22,15 @@ class Job:
         eval_rows: of a batch of the evaluation; 0 where there is none.
         weight_width: bytes of a number of the weights as they are computed with.
         loaded_width: as they are read from the files, before a strategy converts them.
-        own_width: as they are stored and updated, where that is wider: FSDP2 gathers shards of float32 in bfloat16.
+        own_width, adapter_own_width: as they are stored and updated, where that is wider: FSDP2 gathers shards of float32 in
+            bfloat16.
         autocast: bytes of a number that products are computed in; None without mixed precision.
         bits: of a number of a quantised base.
         rank: of the adapter, 0 without one; PEFT trains it in float32, TRL on a quantised base in bfloat16, and DeepSpeed in
             what it computes in.
         saved_whole: modules that are trained whole beside the adapter.
+        attention: by FlashAttention, which needs no mask; by another kernel; or spelt out.
+        joined: rows are packed or laid behind one another, and masked from one another.
         micro_batches: of a step.
         bucket_numbers: of DeepSpeed's reduce_bucket_size; the kit's files have DeepSpeed's default.
         all_logits: label smoothing reads all logits at once, where the loss is else made in tiles.
@@ -49,12 +52,14 @@ class Job:
     double_quantised: bool = False
     rank: int = 0
     adapter_width: int = 4
+    adapter_own_width: int | None = None
     targets: Targets = None
     saved_whole: tuple[str, ...] = ()
     dropout: float = 0.0
     dora: bool = False
     checkpointing: bool = True
-    attention: Literal["kernel", "eager"] = "kernel"
+    attention: Literal["flash", "kernel", "eager"] = "kernel"
+    joined: bool = False
     micro_batches: int = 1
     optimizer: Optimizer = field(default_factory=Optimizer)
     strategy: Strategy = Strategy.SINGLE

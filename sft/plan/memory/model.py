@@ -116,6 +116,7 @@ class Model(Parameters):
             kv_heads=shape.kv_heads,
             head_size=shape.head_size,
             length=job.length,
+            masked=job.joined or (layer.window is not None and layer.window < job.length),
             kind=job.attention if job.device == "gpu" or not shape.attention_dropout else "math",
             dropout=shape.attention_dropout,
         )

@@ -107,7 +107,14 @@ class Parameters:
         return found[0], found[1]
 
     def _adapter(self, numbers: int, sides: tuple[int, int]) -> Parameter:
-        return Parameter(numbers, self.job.adapter_width, trained=True, sides=sides, is_adapter=True)
+        return Parameter(
+            numbers,
+            self.job.adapter_width,
+            trained=True,
+            sides=sides,
+            is_adapter=True,
+            own_width=self.job.adapter_own_width,
+        )
 
     def _weight(self, linear: Linear) -> Weight:
         job = self.job

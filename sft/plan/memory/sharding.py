@@ -158,7 +158,7 @@ class Sharding:
             return
         if job.strategy.is_deepspeed and job.strategy.shards_parameters:
             return  # into the flat buffer that is held all the time
-        if job.strategy.is_fsdp and job.micro_batches > 1:
+        if (job.strategy.is_fsdp or job.strategy.zero_stage == 1) and job.micro_batches > 1:
             # Gradients are accumulated whole, and reduced with the last micro-batch.
             if len(self._reduced) < len(self.trained):
                 grad.become("gradients")
