@@ -16,7 +16,7 @@ from sft.data.block import SourceFile
 from sft.errors import UserError
 from sft.plan.plan import Plan
 
-SAMPLE_ROWS = 512
+SAMPLE_ROWS = 128
 SAMPLE_BYTES = 4 << 20
 PACKED_FULL = 0.98
 """How full packed rows are, of a set that is not tiny (docs/benchmarks.md)."""

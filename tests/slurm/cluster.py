@@ -45,7 +45,7 @@ BY_HAND = PARENT / "sft-slurm"
 DAEMONS = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd"}
 READY = {"idle", "mixed", "allocated", "completing"}
 """States of a node that serves; a star behind one means that it does not answer."""
-READY_SECONDS = 60
+READY_SECONDS = 180
 DEFAULT = Settings()
 FAULTS = ("cut", "mend", "kill-slurmd", "crash", "boot")
 

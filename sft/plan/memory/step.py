@@ -77,13 +77,16 @@ def _run(shape: Shape, job: Job) -> Held:
     if job.strategy.shards_parameters:
         model.sharding = sharding
     weights, optimizer = ledger.live.get("weights", 0), ledger.live.get("optimizer", 0)
-    # A second micro-batch finds the gradients of the first one; a third holds no more than a second.
     ledger.enter("the step")
-    for _ in range(min(2, job.micro_batches)):
-        _micro_batch(on, model, sharding)
+    if job.micro_batches > 1:
+        # A second micro-batch finds the gradients of the first one, and holds more for it; a third holds as much.
+        for parameter in model.trained:
+            parameter.accumulate(tape.buffer(parameter.size))
         sharding.end_backward()
-        if tape.offloading is not None:
-            tape.offloading.end_backward()
+    _micro_batch(on, model, sharding)
+    sharding.end_backward()
+    if tape.offloading is not None:
+        tape.offloading.end_backward()
     ledger.enter("updating")
     sharding.step()
     for parameter in model.trained:
