@@ -55,6 +55,8 @@ def read_shape(config: Mapping[str, Any], tensors: Sequence[Tensor] | None) -> S
         return None
     if tensors is None and (value["layers"] or 0) > MOST_LAYERS:
         return None
+    if packed_by(config) is not None:
+        return None
     hidden, heads = value["hidden"] or 0, value["heads"] or 0
     kv_heads = value["kv_heads"] or (1 if config.get("multi_query") else heads)
     head_size = value["head_size"] or hidden // heads
@@ -102,6 +104,13 @@ def read_shape(config: Mapping[str, Any], tensors: Sequence[Tensor] | None) -> S
     )
 
 
+def packed_by(config: Mapping[str, Any]) -> str | None:
+    """Return what has packed a model's weights, so that their shapes are not the matrices'; MXFP4 and FP8 keep them."""
+    packed = config.get("quantization_config")
+    method = packed.get("quant_method") if isinstance(packed, Mapping) else None
+    return str(method) if method is not None and method not in ("mxfp4", "fp8") else None
+
+
 def why_unknown(config: Mapping[str, Any]) -> str:
     """Say why `read_shape` knows no shape of a model."""
     if not config:
@@ -116,6 +125,10 @@ def why_unknown(config: Mapping[str, Any]) -> str:
         return f"its config.json, of the type {kind}, has no number for {', '.join(missing)}"
     if (_first(config, ALIASES["layers"]) or 0) > MOST_LAYERS:
         return f"its config.json names more than {MOST_LAYERS:,} layers"
+    if packed_by(config) is not None:
+        return (
+            f"its weights are packed by {packed_by(config)}, and their shapes are not those of the matrices"
+        )
     return f"layers of the type {kind} are not the attention and feed-forward network that the plan can count"
 
 

@@ -94,6 +94,16 @@ def test_numbers_that_are_none_are_told_and_not_laid_out(change: dict[str, Any],
     assert why_unknown(config) == why
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_weights_that_are_packed_already_are_no_shape_and_are_told(method: str) -> None:
+    config = {**LLAMA_8B, "quantization_config": {"quant_method": method, "bits": 4}}
+    assert read_shape(config, None) is None
+    assert why_unknown(config) == (
+        f"its weights are packed by {method}, and their shapes are not those of the matrices"
+    )
+    assert read_shape({**LLAMA_8B, "quantization_config": {"quant_method": "mxfp4"}}, None) is not None
+
+
 @pytest.mark.parametrize("share", [float("nan"), float("inf"), -1, "half"])
 def test_a_share_that_is_none_turns_whole_heads(share: object) -> None:
     shape = read_shape({**LLAMA_8B, "partial_rotary_factor": share}, None)
