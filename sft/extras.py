@@ -16,6 +16,10 @@ EXTRAS = {
     "apollo_torch": "apollo",
     "flash_attn": "flash-attn",
     "liger_kernel": "liger",
+    "rouge_score": "eval",
+    "gradio": "demo",
+    "metaflow": "metaflow",
+    "metaflow_checkpoint": "metaflow",
 }
 
 
