@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sft.check.answers import Answers, data_question
 from sft.check.needs import data_needs
 from sft.config.run import RunConfig
 from sft.errors import UserError
@@ -18,6 +19,20 @@ def train_rows(config: RunConfig) -> int | None:
     """Count the rows of the training split; None where that is not known cheaply, or the data is refused elsewhere."""
     if not _is_small_and_here(config):
         return None
+    answers = Answers(config)
+    try:
+        question = {"what": "rows", **data_question(config)}
+    except OSError:
+        return None
+    known = answers.find(question)
+    if known is None:
+        known = {"rows": _count(config)}
+        answers.keep(question, known)
+    rows: int | None = known["rows"]
+    return rows
+
+
+def _count(config: RunConfig) -> int | None:
     from sft.data.source import open_splits
     from sft.data.splits import count
 
@@ -40,7 +55,7 @@ def first_row(config: RunConfig) -> dict[str, Any] | None:
         return None
     from sft.data.block import Part
     from sft.data.locate import locate
-    from sft.data.readers import parse, read_blocks
+    from sft.data.readers.read import parse, read_blocks
 
     try:
         files = next(iter(locate(data_needs(config)[0]).values()))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sft.config.run import RunConfig
 from sft.data.locate import Wanted
-from sft.data.mixture import from_trl, read_handbook_mixture
 from sft.data.readers.kinds import BUILDERS, kind_of
 from sft.errors import ExitCode, UserError
 
@@ -67,10 +66,12 @@ def model_needs(config: RunConfig) -> list[ModelNeed]:
 def data_needs(config: RunConfig) -> list[Wanted]:
     """List the data sets that a run reads, wherever they lie."""
     script, kit = config.script, config.kit
-    if kit.dataset_mixture is not None:
-        return [member.wanted for member in read_handbook_mixture(kit.dataset_mixture).members]
-    if config.mixture.datasets:
-        return [member.wanted for member in from_trl(config.mixture).members]
+    if kit.dataset_mixture is not None or config.mixture.datasets:
+        from sft.data.mixture import from_trl, read_handbook_mixture  # numpy takes a while to start
+
+        handbook = kit.dataset_mixture
+        mixture = from_trl(config.mixture) if handbook is None else read_handbook_mixture(handbook)
+        return [member.wanted for member in mixture.members]
     assert script.dataset_name is not None
     return [Wanted(script.dataset_name, "dataset_name", script.dataset_config)]
 

@@ -28,8 +28,9 @@ from sft.config.loader import LoadedRun, load_run
 from sft.config.run import RunConfig
 from sft.data.cache import Entry
 from sft.data.locate import Wanted, locate
-from sft.data.prepare import find, prepare, unprepared_reason
+from sft.data.prepare import find, prepare
 from sft.data.settings import tokenizer_files
+from sft.data.unprepared import unprepared_reason
 from sft.errors import ExitCode, Problem, UserError
 from sft.hub.cached import cache_directory, snapshot_of
 from sft.plan.weights import missing_weights, weight_files

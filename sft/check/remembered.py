@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sft.config.run import RunConfig
+from sft.data.cache import default_cache
 from sft.files import write_whole
 from sft.hub.settings import without_password
 from sft.plan.model_shape import of_language_model
@@ -131,8 +132,6 @@ class Remembered:
 
 def remembered_of(config: RunConfig, environment: Mapping[str, str]) -> Remembered:
     """Find what is remembered for a run: beside the prepared data."""
-    from sft.data.cache import default_cache  # numpy takes a while to start
-
     cache = config.kit.data_cache
     return Remembered(Path(cache) if cache else default_cache(), endpoint_of(environment))
 

@@ -48,14 +48,13 @@ def _inner_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPar
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
-    from sft.config.fields import choices, every_key, field_of
+    from sft.config.describe import description_of
+    from sft.config.fields import choices, every_key
     from sft.config.retired import STILL_FIELDS
 
     taken = {flag for action in parser._actions for flag in action.option_strings}
     for key in every_key():
         if f"--{key}" in taken or key in STILL_FIELDS:
             continue
-        found = field_of(key)
-        help_text = (found.description or "") if found else ""
-        sentence = " ".join(help_text.split()).split(". ")[0].replace("%", "%%")
+        sentence = description_of(key).split(". ")[0].replace("%", "%%")
         parser.add_argument(f"--{key}", choices=choices(key) or None, help=sentence[:100], dest=f"key {key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sft.config.describe import describe, description_of
 from sft.config.fields import choices, every_key, field_of, is_key, nearest, type_in_words
 from sft.config.kit import LaunchConfig
 from sft.config.old_names import CONVERTED, RENAMED, SILENT
@@ -63,6 +64,7 @@ def _old_names() -> Schema:
 
 def json_schema() -> Schema:
     """Return the JSON Schema of a run file."""
+    describe()
     definitions: Schema = {}
     properties: Schema = {}
     for section in FLAT_SECTIONS:
@@ -105,8 +107,8 @@ def explain(key: str) -> str:
         fix = f"did you mean {close}?" if close else "`sft schema` lists every key"
         raise UserError(f"there is no key {key}", fix=fix)
     lines = [f"{name}: {type_in_words(name)}", f"  default: {_default(found)}"]
-    if found.description:
-        lines.append(f"  {' '.join(found.description.split())}")
+    if description := description_of(name):
+        lines.append(f"  {description}")
     permitted = choices(name)
     if permitted and "one of" not in lines[0]:
         lines.append(f"  choices: {', '.join(permitted)}")

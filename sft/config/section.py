@@ -18,5 +18,5 @@ class Section(BaseModel):
         coerce_numbers_to_str=True,
         protected_namespaces=(),
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        defer_build=True,  # a command that reads no run file builds none of them
     )

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sft.data.ledger import SplitSummary
 from sft.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -69,6 +68,8 @@ class Entry:
 
     def lengths(self, split: str) -> np.ndarray[Any, np.dtype[np.int32]]:
         """Return the tokens of every encoded sample before truncation (int32, one a sample)."""
+        import numpy as np
+
         return np.load(self.directory / f"{split}.lengths.npy")  # type: ignore[no-any-return]
 
     def dataset(self, split: str) -> Dataset:

@@ -23,7 +23,7 @@ from sft.data.block import Block, SourceFile, Split
 from sft.data.judge import Dropped, judge
 from sft.data.layout import Layout, lay_out, write_rows
 from sft.data.ledger import SplitSummary
-from sft.data.readers import read_blocks
+from sft.data.readers.read import read_blocks
 from sft.data.settings import PrepareSettings
 from sft.data.work import Outcome, Worker, WorkSettings
 from sft.errors import ExitCode, UserError

@@ -17,6 +17,7 @@ from sft.data.judge import cut_answers
 from sft.data.make import make_entry, to_stderr
 from sft.data.settings import PrepareSettings, prepare_settings
 from sft.data.source import open_splits
+from sft.data.unprepared import unprepared_reason
 from sft.errors import Problem, UserError
 
 ENTRY = "SFT_DATA"
@@ -79,14 +80,6 @@ def handed_over() -> Entry | None:
     """Return the entry that the launch of this process has prepared."""
     place = os.environ.get(ENTRY)
     return Entry.open(Path(place)) if place else None
-
-
-def unprepared_reason(config: RunConfig) -> str | None:
-    """Say why a run's data is left to TRL, if it is."""
-    mixed = bool(config.mixture.datasets)  # TRL reads dataset_streaming only where there is no mixture
-    if config.mixture.streaming if mixed else config.script.dataset_streaming:
-        return f"{'streaming' if mixed else 'dataset_streaming'}: rows are read while training, so nothing can be prepared or counted"
-    return None
 
 
 def _inputs(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sft.data.block import Part, Split
 from sft.data.locate import Wanted, locate
 from sft.data.mixture import Mixture, from_trl, open_mixture, read_handbook_mixture
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.splits import Parts, hold_out, select
 from sft.errors import UserError
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sft.data.block import Part, SourceFile
-from sft.data.readers import count_rows
 from sft.data.readers.files import explained
+from sft.data.readers.read import count_rows
 from sft.errors import UserError
 
 Parts = tuple[Part, ...]

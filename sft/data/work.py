@@ -14,7 +14,7 @@ from sft.data.block import Block
 from sft.data.convert import Converter, ConvertSettings
 from sft.data.encode import Encoded, Encoder
 from sft.data.loss import EncodeSettings
-from sft.data.readers import parse
+from sft.data.readers.read import parse
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text
 from sft.data.tokenizer import TokenizerFiles
 from sft.errors import UserError

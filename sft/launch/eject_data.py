@@ -19,9 +19,10 @@ from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.data.block import Split
 from sft.data.cache import Entry
-from sft.data.prepare import prepare, unprepared_reason
+from sft.data.prepare import prepare
 from sft.data.settings import PrepareSettings, prepare_settings
 from sft.data.source import open_splits
+from sft.data.unprepared import unprepared_reason
 from sft.errors import UserError
 from sft.launch.eject_rows import StockRow, UnsayableError, stock_rows
 

@@ -18,7 +18,7 @@ from typing import Any
 from sft.data.block import Split
 from sft.data.convert import Converter
 from sft.data.encode import Encoder
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.sample import BadRow, Chat, PromptCompletion, Sample, Text, Tokens
 from sft.data.settings import PrepareSettings
 from sft.data.spans import training_template

@@ -17,8 +17,9 @@ from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.data.advice import advice
 from sft.data.cache import Entry
-from sft.data.prepare import ENTRY, unprepared_reason
+from sft.data.prepare import ENTRY
 from sft.data.prepare import prepare as prepare_data
+from sft.data.unprepared import unprepared_reason
 from sft.deadline import Deadline
 from sft.errors import ExitCode, UserError
 from sft.events import EventLog

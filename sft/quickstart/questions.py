@@ -8,7 +8,7 @@ from typing import Any
 
 from sft.config.run import ScriptArguments
 from sft.data.mixture import from_trl
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.source import find_splits
 from sft.data.splits import select
 

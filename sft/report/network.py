@@ -9,7 +9,6 @@ import configparser
 import netrc
 import socket
 import threading
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +98,8 @@ def _proxy(environment: Mapping[str, str], url: str) -> str | None:
     host = parts.hostname or ""
     if host == "localhost" or host.startswith("127.") or host == "::1":
         return None
+    import urllib.request  # which brings an HTTP client along
+
     lower = {name.lower(): value for name, value in environment.items() if value}
     if urllib.request.proxy_bypass_environment(host, {"no": lower.get("no_proxy", "")}):  # type: ignore[attr-defined]
         return None

@@ -8,8 +8,9 @@ from typing import Any
 from sft.config.loader import LoadedRun
 from sft.config.run import RunConfig
 from sft.data.cache import Entry
-from sft.data.prepare import handed_over, prepare, unprepared_reason
+from sft.data.prepare import handed_over, prepare
 from sft.data.streaming import check_columns, load_streaming, pick_split
+from sft.data.unprepared import unprepared_reason
 from sft.errors import UserError
 
 

@@ -129,6 +129,35 @@ def test_rows_are_as_long_as_a_cpu_trains_in_seconds(
     assert scale_of(loaded.config, plan, numbers=numbers, processes=2).lengths == lengths
 
 
+@pytest.mark.parametrize(
+    ("fast", "numbers", "more", "is_float32"),
+    [
+        (False, 10**8, {}, True),
+        (False, 10**8, {"fp16": True, "dtype": "float16"}, True),
+        (True, 10**8, {}, False),
+        (False, 10**5, {}, False),  # it takes no time anyway
+        (False, 10**8, {"bf16": False}, False),
+        (False, 10**8, {"load_in_4bit": True, "use_peft": True}, False),
+    ],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32(
+    fast: bool, numbers: int, more: dict[str, Any], is_float32: bool, tmp_path: Path
+) -> None:
+    loaded, plan = run_of(tmp_path, max_length=512, per_device_train_batch_size=1, **more)
+    scale = scale_of(loaded.config, plan, numbers=numbers, processes=1, fast_bfloat16=fast)
+    assert scale.in_float32 is is_float32
+    made = rehearsal_of(loaded.config, plan, scale)
+    if is_float32:
+        assert (made.settings["bf16"], made.settings["dtype"], made.settings.get("fp16", False)) == (
+            False,
+            "float32",
+            False,
+        )
+        assert [line for line in made.changes if "16" in line] == [
+            "float32, as this CPU has no instructions for bfloat16"
+        ]
+
+
 def test_rows_without_padding_are_as_long_as_they_are(tmp_path: Path) -> None:
     loaded, plan = run_of(tmp_path, max_length=None, padding_free=True)
     assert scale_of(loaded.config, plan, numbers=10**9, processes=1).lengths is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sft.config.describe import description_of
 from sft.config.fields import every_key, field_of, type_in_words
 from sft.config.old_names import CONVERTED, RENAMED, RENAMED_VALUES, SILENT
 from sft.config.retired import FAMILIES, RETIRED
@@ -49,7 +50,7 @@ def _ours() -> list[tuple[str, ...]]:
             default = found.get_default(call_default_factory=True)
             text = ", ".join(default) if isinstance(default, list) else str(default).lower()
             shown = "" if default in (None, [], {}, "") else _code(text)
-            rows.append((_code(key), type_in_words(key), shown, " ".join(str(found.description).split())))
+            rows.append((_code(key), type_in_words(key), shown, description_of(key)))
     return rows
 
 

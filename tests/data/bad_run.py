@@ -6,7 +6,7 @@ from typing import Any
 
 from sft.config.run import DatasetMixtureConfig, ScriptArguments
 from sft.data.block import Split
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.source import open_splits
 
 

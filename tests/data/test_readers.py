@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.data.block import Part, SourceFile
-from sft.data.readers import count_rows, parse, read_blocks
 from sft.data.readers import files as reading
 from sft.data.readers.kinds import describe, kind_of
+from sft.data.readers.read import count_rows, parse, read_blocks
 from tests.data.bad_files import zstd
 
 ROWS: list[dict[str, Any]] = [
@@ -246,7 +246,7 @@ def test_reading_lines_needs_neither_datasets_nor_pyarrow(tmp_path: Path) -> Non
     code = f"""
 import sys
 from sft.config.run import DatasetMixtureConfig, ScriptArguments
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.source import open_splits
 train, _ = open_splits(ScriptArguments(dataset_name={str(path)!r}), DatasetMixtureConfig(), evaluates=False)
 rows = [row for part in train.parts for block in read_blocks(part) for row in parse(block)]

@@ -218,7 +218,8 @@ def test_a_large_file_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """What reading allocates does not grow with the file."""
     import tracemalloc
 
-    from sft.data.readers import files, json_rows, parse, read_blocks
+    from sft.data.readers import files, json_rows
+    from sft.data.readers.read import parse, read_blocks
 
     for module in (files, json_rows):
         monkeypatch.setattr(module, "CHUNK_BYTES", 16 << 10)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.data.block import Part
-from sft.data.readers import parse, read_blocks
 from sft.data.readers.kinds import describe
+from sft.data.readers.read import parse, read_blocks
 from sft.data.splits import Parts, count, cut, hold_out, select, train_test_split
 from tests import tiny
 from tests.data.bad_run import read_all

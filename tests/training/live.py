@@ -160,7 +160,7 @@ class Live:
 
     # --- how it ends
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = 180) -> int:
         """Wait for the end; nothing of it may outlive it."""
         family = self.family()
         try:

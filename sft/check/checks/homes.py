@@ -11,7 +11,7 @@ from sft.check.finding import Finding, error, warning
 from sft.check.needs import data_needs, is_data_on_hub, model_needs
 from sft.check.subject import Subject
 from sft.check.try_writing import refusal
-from sft.data.prepare import unprepared_reason
+from sft.data.unprepared import unprepared_reason
 from sft.errors import ExitCode
 
 NAME = "caches"

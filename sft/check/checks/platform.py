@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from sft.check.finding import Finding, errors
 from sft.check.subject import Subject
-from sft.launch.platform import platform
 
 NAME = "platform"
 COST = "nothing"
@@ -17,4 +16,6 @@ def look(subject: Subject) -> Iterator[Finding]:
     """Ask the platform's own module."""
     assert subject.plan is not None
     if subject.on != "here":
+        from sft.launch.platform import platform
+
         yield from errors(tuple(platform(subject.on).problems(subject.loaded, subject.plan)))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from sft.check.answers import data_question, remembered
 from sft.check.finding import Finding, note, warnings
 from sft.check.subject import Subject
 from sft.config.run import RunConfig
+from sft.data.unprepared import unprepared_reason
 
 NAME = "data"
-COST = "loads the tokenizer, and prepares the first rows of each split"
+COST = (
+    "loads the tokenizer, and prepares the first rows of each split; remembered while no file of them changes"
+)
 NEEDS = "nothing"
 
 ROWS_LOOKED_AT = 512
@@ -26,8 +30,6 @@ def look(subject: Subject) -> Iterator[Finding]:
         subject.config.script.dataset_name,
     } & subject.unreachable.keys():
         return  # told with the plan
-    from sft.data.prepare import preview, unprepared_reason
-
     config = subject.config
     reason = unprepared_reason(config)
     if reason is not None:
@@ -37,11 +39,17 @@ def look(subject: Subject) -> Iterator[Finding]:
             "the rows are looked at by the launch, or by `sft data stats`: not all of it is on this machine"
         )
     else:
-        from sft.data.advice import advice
+        question = {"what": "first rows", "rows": ROWS_LOOKED_AT, **data_question(config)}
+        yield from remembered(config, question, lambda: _prepare(subject))
 
-        with preview(subject.loaded, ROWS_LOOKED_AT) as entry:
-            yield from (note(f"first rows of {line}") for line in entry.lines())
-            yield from warnings(advice(subject.loaded, entry))
+
+def _prepare(subject: Subject) -> Iterator[Finding]:
+    from sft.data.advice import advice
+    from sft.data.prepare import preview
+
+    with preview(subject.loaded, ROWS_LOOKED_AT) as entry:
+        yield from (note(f"first rows of {line}") for line in entry.lines())
+        yield from warnings(advice(subject.loaded, entry))
 
 
 def _is_here(config: RunConfig) -> bool:

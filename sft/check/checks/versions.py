@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import site
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sft.check.answers import remembered, states_of
 from sft.check.distributions import Record, records, torch_build
 from sft.check.finding import Finding, error, note, warning
 from sft.check.subject import Subject
@@ -65,6 +67,26 @@ def look(subject: Subject) -> Iterator[Finding]:
     """Hold what is installed against what is needed. What runs in a container is not this installation."""
     if subject.config.launch.wrap:
         return
+    yield from remembered(subject.config, _question(subject), lambda: _packages(subject))
+    yield from _shadows(subject)
+
+
+def _question(subject: Subject) -> dict[str, Any]:
+    """Return what the records depend on: a package that comes or goes changes the directory that it lies in."""
+    model = subject.config.model
+    places = [place for place in map(Path, sys.path) if place.is_dir()]
+    return {
+        "what": "packages",
+        "python": sys.version,
+        "places": [(str(place), os.stat(place).st_mtime_ns) for place in places],
+        "tested": states_of(path for path in [PACKAGE_ROOT / "constraints.txt"] if path.exists()),
+        "needed": list(_needed(subject)),
+        "peft": model.use_peft,
+        "attention": model.attn_implementation,
+    }
+
+
+def _packages(subject: Subject) -> Iterator[Finding]:
     installed = _Installed()
     for name in _needed(subject):
         if not installed.copies(name):
@@ -78,7 +100,6 @@ def look(subject: Subject) -> Iterator[Finding]:
     yield from _among_each_other(installed)
     yield from _known(subject, installed)
     yield from _copies(installed)
-    yield from _shadows(subject)
 
 
 class _Installed:

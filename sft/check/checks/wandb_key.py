@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from sft.check.finding import Finding, note, warning
 from sft.check.subject import Subject
-from sft.report.network import wandb_offline
 
 NAME = "W&B"
 COST = "looks for a key where wandb does, and asks nobody"
@@ -78,6 +77,8 @@ def _key(subject: Subject) -> Iterator[Finding]:
     environment = subject.environment
     key = environment.get("WANDB_API_KEY")
     if key is None:
+        from sft.report.network import wandb_offline
+
         offline = wandb_offline({**environment, "WANDB_MODE": "online"}, route=False)
         if offline is not None:
             what = f"report_to wandb, and there is {offline.reason}: W&B gets nothing until `sft sync` brings it there"

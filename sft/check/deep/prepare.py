@@ -21,9 +21,10 @@ from sft.check.subject import Subject
 from sft.config.expand import escape
 from sft.config.loader import LoadedRun, load_run
 from sft.config.run import RunConfig
-from sft.data.prepare import unprepared_reason
+from sft.data.unprepared import unprepared_reason
 from sft.errors import UserError
 from sft.hub.cached import snapshot_of
+from sft.machine import multiplies_bfloat16
 from sft.plan.combinations import check_combinations
 from sft.plan.hardware import asked_for
 from sft.plan.plan import Plan, make_plan
@@ -79,7 +80,13 @@ def prepare(subject: Subject, plan: Plan, place: Place) -> Prepared:
     config = subject.config
     cut = plan_cut(_model_here(subject))
     processes = fitting_processes(config, plan, cut, cores=len(os.sched_getaffinity(0)))
-    scale = scale_of(config, plan, numbers=weights_of_a_token(cut.tensors), processes=processes)
+    scale = scale_of(
+        config,
+        plan,
+        numbers=weights_of_a_token(cut.tensors),
+        processes=processes,
+        fast_bfloat16=multiplies_bfloat16(),
+    )
     rehearsal = rehearsal_of(config, plan, scale)
     own = {"model_name_or_path": escape(str(place.model)), "data_cache": escape(str(place.cache))}
     rehearsal.settings |= own

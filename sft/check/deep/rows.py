@@ -16,7 +16,7 @@ from typing import Any
 from sft.config.loader import load_run
 from sft.data.block import Part, Split
 from sft.data.prepare import preview
-from sft.data.readers import parse, read_blocks
+from sft.data.readers.read import parse, read_blocks
 from sft.data.source import open_splits
 from sft.errors import UserError
 

@@ -16,6 +16,8 @@ from sft.plan.plan import Plan
 STEPS = 2
 FLOPS_A_STEP = 2e11
 """What one step may cost: some seconds on a few cores, which have no fast bfloat16."""
+SLOW_FLOPS_A_STEP = 1e10
+"""What a step may cost in bfloat16 on a CPU that has no instructions for it: some seconds too."""
 SHORTEST, LONGEST = 64, 512
 """Tokens of a row, between which that decides."""
 LONGEST_OF_ALL = 4096
@@ -27,7 +29,7 @@ DATA = (
 """Where the rows lie: the rehearsal has its own, which are prepared."""
 LEFT_OUT = (
     "model_revision", "output_dir", "data_cache", "num_train_epochs", "total_train_batch_size", "save_total_limit", "eval_delay", "resume_from_checkpoint",
-    "ddp_backend", "parallelism_config", "launch",
+    "ddp_backend", "parallelism_config", "eval_metrics", "launch",
 )  # fmt: skip
 """What has no meaning in two steps on one machine."""
 FIXED: dict[str, Any] = {
@@ -53,12 +55,14 @@ class Scale:
     Attributes:
         lengths: of rows, in tokens: the first at which the rows still have something to learn is taken. None leaves
             max_length as it is.
+        in_float32: what the run computes in bfloat16 is computed in float32, which this CPU is faster at.
     """
 
     processes: int
     micro_batch: int
     accumulation: int
     lengths: list[int] | None
+    in_float32: bool = False
 
 
 @dataclass(slots=True)
@@ -69,25 +73,30 @@ class Rehearsal:
     changes: list[str] = field(default_factory=list)
 
 
-def scale_of(config: RunConfig, plan: Plan, *, numbers: int, processes: int) -> Scale:
+def scale_of(
+    config: RunConfig, plan: Plan, *, numbers: int, processes: int, fast_bfloat16: bool = True
+) -> Scale:
     """Choose how large a rehearsal is.
 
     Args:
         numbers: the weights of the cut that a token goes through.
+        fast_bfloat16: this CPU has instructions for it.
     """
     micro, accumulation = min(plan.micro_batch, 2), min(plan.accumulation, 2)
     rows = processes * micro * accumulation
     # Source: arXiv:2001.08361, section 2.1: six operations a weight and token, forward and backward.
     length = int(FLOPS_A_STEP / (6 * max(1, numbers) * rows))
     length = max(SHORTEST, min(LONGEST, length))
+    is_slow = 6 * numbers * rows * length > SLOW_FLOPS_A_STEP and not fast_bfloat16
+    in_float32 = is_slow and config.mixed_precision != "no" and not config.is_quantized
     asked = config.training.max_length
     if asked is None and joins_rows(config):
-        return Scale(processes, micro, accumulation, None)  # padding_free takes no length
+        return Scale(processes, micro, accumulation, None, in_float32)  # padding_free takes no length
     longest = asked or LONGEST_OF_ALL
     lengths = [min(length, longest)]
     while lengths[-1] < longest:
         lengths.append(min(2 * lengths[-1], longest))
-    return Scale(processes, micro, accumulation, lengths)
+    return Scale(processes, micro, accumulation, lengths, in_float32)
 
 
 def rehearsal_of(config: RunConfig, plan: Plan, scale: Scale) -> Rehearsal:
@@ -96,10 +105,13 @@ def rehearsal_of(config: RunConfig, plan: Plan, scale: Scale) -> Rehearsal:
     made = Rehearsal({**kept, **FIXED})
     _batch(made, plan, scale)
     _evaluation(made, config)
-    _cpu(made, config)
+    _cpu(made, config, in_float32=scale.in_float32)
     if plan.strategy.is_fsdp and config.mixed_precision != "no":
         made.settings["bf16"] = False
         made.changes.append("float32, as accelerate knows no mixed precision for FSDP on a CPU")
+    elif scale.in_float32:
+        made.settings |= {"bf16": False, "dtype": "float32"}
+        made.changes.append("float32, as this CPU has no instructions for bfloat16")
     made.settings["launch"] = {
         "device": "cpu",
         "processes_per_node": scale.processes,
@@ -155,7 +167,7 @@ def _evaluation(made: Rehearsal, config: RunConfig) -> None:
     made.settings["per_device_eval_batch_size"] = min(2, size) if isinstance(size, int) else 2
 
 
-def _cpu(made: Rehearsal, config: RunConfig) -> None:
+def _cpu(made: Rehearsal, config: RunConfig, *, in_float32: bool) -> None:
     """Replace what runs on GPUs only."""
     settings, changes = made.settings, made.changes
     for key, value in NOT_ON_CPU.items():
@@ -163,11 +175,11 @@ def _cpu(made: Rehearsal, config: RunConfig) -> None:
             settings[key] = value
             if key != "fp16":
                 changes.append(f"{key} is off, which needs a GPU")
-    if config.training.fp16:
+    if config.training.fp16 and not in_float32:
         settings["bf16"] = True
         changes.append("fp16: bf16 instead")
     for key in ("dtype", "bnb_4bit_quant_storage"):
-        if settings.get(key) == "float16":
+        if settings.get(key) == "float16" and not in_float32:
             settings[key] = "bfloat16"
             changes.append(f"{key}: bfloat16, not float16")
     asked = attention(config)

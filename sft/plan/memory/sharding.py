@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from sft.config.kit import Strategy
 from sft.plan.memory.job import Job
@@ -50,6 +51,14 @@ class Sharding:
     _buckets: Buffer | None = None
     _flat: Buffer | None = None
     _reduced: list[Buffer] = field(default_factory=list)
+    _sharded_sizes: list[int] = field(init=False)
+    _numbers_behind: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Of each layer: what is gathered of it, and how many numbers the layers behind it have.
+        self._sharded_sizes = [sum(p.size for p in layer if self._is_sharded(p)) for layer in self.layers]
+        numbers = [sum(parameter.numbers for parameter in layer) for layer in self.layers]
+        self._numbers_behind = [sum(numbers) - until for until in accumulate(numbers)]
 
     @property
     def trained(self) -> list[Parameter]:
@@ -125,7 +134,7 @@ class Sharding:
         ahead = () if is_fsdp and is_forward and self.job.device == "cpu" else (following,)
         for near in (index, *ahead):
             if 0 <= near < len(self.layers) and near not in self._gathered:
-                size = sum(p.size for p in self.layers[near] if self._is_sharded(p))
+                size = self._sharded_sizes[near]
                 self._gathered[near] = self.tape.buffer(size, "strategy")
                 if is_fsdp:
                     self._flat = self.tape.buffer(size, "strategy")
@@ -142,10 +151,9 @@ class Sharding:
 
     def release(self, index: int, *, is_forward: bool) -> None:
         """Free a layer's weights; ZeRO-3 keeps what the backward will read before long."""
-        if is_forward and self.job.strategy.is_deepspeed:
-            until_read_again = 2 * sum(p.numbers for layer in self.layers[index + 1 :] for p in layer)
-            if until_read_again < MOST_GATHERED:
-                return
+        until_read_again = 2 * self._numbers_behind[index]
+        if is_forward and self.job.strategy.is_deepspeed and until_read_again < MOST_GATHERED:
+            return
         self._gathered.pop(index, None)
 
     def _take(self, grad: Buffer) -> None:
