@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from sft.config.code import with_neighbours
 from sft.config.run import RunConfig
 from sft.data.convert import ConvertSettings
 from sft.data.loss import EncodeSettings
@@ -72,11 +73,13 @@ class PrepareSettings:
 
 
 def _function_bytes(reference: Any) -> str | None:
-    """Hash the user's own file, as far as a reference names one."""
+    """Hash the user's own file, as far as a reference names one, with what it imports from beside it."""
     if not isinstance(reference, str):
         return None
     file = Path(reference.rpartition(":")[0])
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    if not file.is_file():
+        return None
+    return hashlib.sha256(b"".join(part.read_bytes() for part in with_neighbours(file))).hexdigest()
 
 
 def prepare_settings(config: RunConfig, say: Callable[[str], None]) -> PrepareSettings:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
-import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sft.config.code import module_of, place_in
 from sft.errors import UserError
 
 
@@ -30,7 +28,7 @@ def load_object(reference: str, key: str) -> Any:
     except Exception as error:
         raise UserError(
             f"{source} cannot be imported: {type(error).__name__}: {error}",
-            where=_place(error, Path(source)) or key,
+            where=place_in(error, Path(source)) or key,
             fix="mend the file",
         ) from error
     if not hasattr(module, name):
@@ -40,23 +38,9 @@ def load_object(reference: str, key: str) -> Any:
 
 
 def _run_file(path: Path, key: str) -> ModuleType:
-    """Run a file as a module of its own, once: what two names of it share must be the same thing."""
     if not path.is_file():
         raise UserError(f"there is no file {path}", where=key, fix="check the path")
-    module_name = f"user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
+    return module_of(path)
 
 
 def failing_line(error: Exception, function: Any, reference: str) -> str | None:
@@ -67,14 +51,6 @@ def failing_line(error: Exception, function: Any, reference: str) -> str | None:
     source = reference.rpartition(":")[0]
     line = _last_line(error, Path(code.co_filename))
     return f"{source if source.endswith('.py') else code.co_filename}:{line}" if line else None
-
-
-def _place(error: Exception, path: Path) -> str | None:
-    """Return the last line of the file that the error passed through."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == path.resolve():
-        return f"{path}:{error.lineno}"
-    line = _last_line(error, path)
-    return f"{path}:{line}" if line else None
 
 
 def _last_line(error: Exception, path: Path) -> int | None:
