@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.check.amount import Amount, amount_of
+from sft.check.answers import held_from_memory
 from sft.check.cluster import host_bytes_of
 from sft.check.disk import copied_bytes, look_at_disk
 from sft.check.find_model import find_model
@@ -150,7 +151,7 @@ def plan_run(loaded: LoadedRun, gpu_word: str, environment: Mapping[str, str]) -
         gpu = None
     found = find_model(loaded, environment)
     shape, host_bytes = found.shape, host_bytes_of(hardware, config)
-    plan, option, _ = decide(loaded, plan, shape, gpu, host_bytes)
+    plan, option, _ = decide(loaded, plan, shape, gpu, host_bytes, held_from_memory(config))
     if broken := check_combinations(config, plan):
         raise UserError.of(broken)
     assert option is not None, "with a shape there is a bill"

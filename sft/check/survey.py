@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sft.check.answers import held_from_memory
 from sft.check.cluster import host_bytes_of
 from sft.check.finding import GRAVITIES, Finding, errors, note
 from sft.check.place import UNKNOWN, KnownModel, known_model
@@ -154,7 +155,12 @@ def _planned(
         made.gpu = _gpu(loaded, seen, plan)
         made.model = known_model(loaded.config, environment)
         made.plan, made.option, _ = decide(
-            loaded, plan, made.model.shape, made.gpu, host_bytes_of(seen, loaded.config)
+            loaded,
+            plan,
+            made.model.shape,
+            made.gpu,
+            host_bytes_of(seen, loaded.config),
+            held_from_memory(loaded.config),
         )
     except UserError as refusal:
         found = errors(refusal.problems, refusal.exit_code)

@@ -15,6 +15,7 @@ from sft.plan.joined import one_row_at_a_time
 from sft.plan.memory.bill import Bill
 from sft.plan.memory.estimate import Estimate, estimate
 from sft.plan.memory.host import host_bill
+from sft.plan.memory.step import Hold, held_by
 from sft.plan.plan import Plan
 from sft.plan.roofline import StepTime, step_time
 from sft.plan.shape import Shape
@@ -64,16 +65,22 @@ class Option:
 
 
 def option(
-    config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None, host_bytes: int | None = None
+    config: RunConfig,
+    plan: Plan,
+    shape: Shape,
+    gpu: GpuModel | None,
+    host_bytes: int | None = None,
+    hold: Hold = held_by,
 ) -> Option:
     """Make the bill and the time of one arrangement.
 
     Args:
         host_bytes: what a machine's own memory has; None where nobody knows.
+        hold: works out what a rank holds, which takes the time of all this.
     """
     from sft.plan.combinations import check_combinations
 
-    made = estimate(config, plan, shape, gpu)
+    made = estimate(config, plan, shape, gpu, hold)
     broken = check_combinations(config, plan)
     time = None
     if gpu is not None and gpu.is_timed:
@@ -98,6 +105,7 @@ def choose(
     strategy: bool,
     micro_batch: bool,
     host_bytes: int | None = None,
+    hold: Hold = held_by,
 ) -> tuple[Option, list[Option]]:
     """Choose among the arrangements of one run.
 
@@ -112,7 +120,7 @@ def choose(
     for other in _alternatives(config, plan, strategy, micro_batch):
         smaller = options[-1] if options and options[-1].plan.strategy is other.strategy else None
         if smaller is None or smaller.estimate.device.fits:  # with more rows at once it would not fit either
-            options.append(option(config, other, shape, gpu, host_bytes))
+            options.append(option(config, other, shape, gpu, host_bytes, hold))
     fitting = [one for one in options if one.fits]
     if not fitting:
         allowed = [one for one in options if one.refused is None] or options
@@ -132,6 +140,7 @@ def decide(
     shape: Shape | None,
     gpu: GpuModel | None,
     host_bytes: int | None = None,
+    hold: Hold = held_by,
 ) -> tuple[Plan, Option | None, list[Option]]:
     """Settle what a run file leaves to the plan, where the model's shape is known.
 
@@ -146,10 +155,17 @@ def decide(
     micro_batch = config.kit.micro_batch == "auto" and not is_divided
     if gpu is None or not (strategy or micro_batch):
         # Without a GPU that is known nothing can be compared; where the run starts it is.
-        only = option(config, plan, shape, gpu, host_bytes)
+        only = option(config, plan, shape, gpu, host_bytes, hold)
         return dataclasses.replace(plan, memory=only.estimate.device.to_json()), only, []
     taken, others = choose(
-        config, plan, shape, gpu, strategy=strategy, micro_batch=micro_batch, host_bytes=host_bytes
+        config,
+        plan,
+        shape,
+        gpu,
+        strategy=strategy,
+        micro_batch=micro_batch,
+        host_bytes=host_bytes,
+        hold=hold,
     )
     choices = [_chosen(taken, len(others) + 1)]
     choices += [f"not taken: {other.name}: {why_not(other, taken)}" for other in others[:TOLD]]

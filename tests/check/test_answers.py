@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,10 +13,15 @@ from typing import Any
 
 import pytest
 
-from sft.check.answers import Answers, data_question, remembered, states_of
+from sft.check.answers import Answers, data_question, held_from_memory, remembered, states_of
 from sft.check.finding import Finding, error, note, warning
 from sft.config.loader import load_run
 from sft.config.run import RunConfig
+from sft.plan.memory.job import Job
+from sft.plan.memory.step import held_by
+from sft.plan.model_shape import read_model_shape
+from sft.plan.read_shape import read_shape
+from sft.plan.weights import read_tensors
 from tests.check.made import write_run
 
 
@@ -95,6 +101,24 @@ def test_a_memory_that_cannot_be_written_costs_time_alone(config: RunConfig) -> 
     answers.directory.parent.mkdir(parents=True)
     answers.directory.write_text("a file")
     assert remembered(config, {"what": "rows"}, lambda: [note("3 rows")]) == [note("3 rows")]
+
+
+def test_what_a_rank_holds_is_remembered_by_model_and_job(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(config.model.model_name_or_path)
+    shape = read_shape(read_model_shape(model), read_tensors(Path(model)))
+    assert shape is not None
+    jobs = [Job(device="gpu", rows=rows, length=64, autocast=2) for rows in (1, 2)]
+    wanted = [held_by(shape, job) for job in jobs]
+    assert [held_from_memory(config)(shape, job) for job in jobs] == wanted
+    other = dataclasses.replace(wanted[0], weights=1)
+    monkeypatch.setattr("sft.check.answers.held_by", lambda shape, job: other)
+    assert [held_from_memory(config)(shape, job) for job in jobs] == wanted
+    deeper = dataclasses.replace(shape, layers=shape.layers * 2)
+    assert held_from_memory(config)(deeper, jobs[0]) == other
+    wider = dataclasses.replace(shape, tensors=shape.tensors[1:])
+    assert held_from_memory(config)(wider, jobs[0]) == other
 
 
 def test_a_directory_is_the_files_below_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sft.plan.joined import attention, joins_rows
 from sft.plan.plan import Plan
 
 STEPS = 2
-FLOPS_A_STEP = 2e11
+FLOPS_A_STEP = 5e10
 """What one step may cost: some seconds on a few cores, which have no fast bfloat16."""
 SLOW_FLOPS_A_STEP = 1e10
 """What a step may cost in bfloat16 on a CPU that has no instructions for it: some seconds too."""

@@ -12,7 +12,7 @@ from sft.plan.joined import attention, is_flash, joins_rows
 from sft.plan.memory.bill import Basis, Bill, Line
 from sft.plan.memory.job import BUCKET_NUMBERS, Job
 from sft.plan.memory.optimizers import Optimizer
-from sft.plan.memory.step import Held, held_by
+from sft.plan.memory.step import Held, Hold, held_by
 from sft.plan.own_file import read_own_file
 from sft.plan.plan import Plan
 from sft.plan.shape import Shape
@@ -140,14 +140,16 @@ def _bucket_numbers(plan: Plan, shape: Shape) -> int:
     return shape.hidden**2 if size == "auto" else int(size)
 
 
-def estimate(config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None) -> Estimate:
+def estimate(
+    config: RunConfig, plan: Plan, shape: Shape, gpu: GpuModel | None, hold: Hold = held_by
+) -> Estimate:
     """Make the bill of a run.
 
     Args:
         gpu: what it runs on; None on the CPU, or where nobody knows.
     """
     job, assumed = job_of(config, plan, shape)
-    held = held_by(shape, job)
+    held = hold(shape, job)
     bill = _bill(shape, job, held, gpu.memory_bytes if gpu is not None else None)
     return Estimate(job, held, bill, tuple(assumed))
 

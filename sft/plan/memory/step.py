@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,10 @@ class Held:
     def peak(self) -> int:
         """Bytes, all together."""
         return sum(self.parts.values())
+
+
+Hold = Callable[[Shape, Job], Held]
+"""Says what a rank holds: `held_by`, or who remembers what that has said."""
 
 
 def held_by(shape: Shape, job: Job) -> Held:
