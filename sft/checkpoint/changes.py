@@ -14,6 +14,7 @@ HARMLESS = frozenset({
     "logging_nan_inf_filter", "include_num_input_tokens_seen", "trackio_space_id", "trackio_bucket_id",
     "trackio_static_space_id", "skip_memory_metrics", "env", "push_to_hub", "hub_model_id", "hub_strategy", "hub_token",
     "hub_private_repo", "hub_always_push", "hub_revision", "merge", "data_cache", "callbacks", "compute_metrics",
+    "eval_metrics",
     # when to save and to evaluate, and what becomes of that
     "save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "background_save",
     "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_accumulation_steps", "eval_packing",

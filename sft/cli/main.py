@@ -18,6 +18,7 @@ from sft.terminal import show
 COMMANDS = {
     "launch": "check, plan and train a run file, on this machine or as a batch job",
     "status": "say where a run stands: queue, step, loss, time left, last checkpoint",
+    "table": "set runs side by side: metric before and after, time, adapter",
     "watch": "follow a run live",
     "logs": "show what a run has printed",
     "cancel": "stop a run: checkpoint first, or --now",
@@ -29,6 +30,9 @@ COMMANDS = {
     "configure": "write an accelerate configuration, by questions or by flags",
     "eject": "write a run as stock files, which train without the kit",
     "merge": "merge an adapter into its base model",
+    "chat": "talk to a run, an adapter or a model in the terminal",
+    "demo": "the same as a small web page, base beside each adapter",
+    "eval": "measure base against tuned model on the held-out rows",
     "push": "deliver to the Hub what a run could not",
     "sync": "replay a run's events into W&B, TensorBoard or trackio",
     "job": "what a batch script asks of the kit while it runs",

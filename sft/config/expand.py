@@ -23,6 +23,7 @@ PATH_KEYS = frozenset(
         "callbacks",
         "formatting_func",
         "compute_metrics",
+        "eval_metrics",
         "env",
         "launch.accelerate_config",
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from sft.config.cml import CmlConfig
 from sft.config.limits import LimitsConfig
 from sft.config.section import Section
 from sft.config.slurm import SlurmConfig
@@ -41,8 +42,7 @@ class Strategy(StrEnum):
     @property
     def zero_stage(self) -> int | None:
         """DeepSpeed's ZeRO stage, where there is one."""
-        stages = {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3, Strategy.ZERO3_OFFLOAD: 3}
-        return stages.get(self)
+        return ZERO_STAGES.get(self)
 
     @property
     def shards_parameters(self) -> bool:
@@ -50,8 +50,12 @@ class Strategy(StrEnum):
         return self.zero_stage == 3 or self.is_fsdp
 
 
+ZERO_STAGES = {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3, Strategy.ZERO3_OFFLOAD: 3}
 STRATEGY_ALIASES = {"single_gpu": Strategy.SINGLE, "multi_gpu": Strategy.DDP}
 """TRL's own names for the same things."""
+
+EVAL_METRICS = ("loss", "perplexity", "exact_match", "rouge_l")
+"""The metrics that have a name; any other is a function of the user's."""
 
 
 class KitConfig(Section):
@@ -114,6 +118,10 @@ class KitConfig(Section):
     compute_metrics: str | None = None
     """A function of your own from transformers' EvalPrediction to a mapping of metrics, as file.py:name or
     module:name."""
+    eval_metrics: list[str] = Field(default_factory=list)
+    """Evaluate base and tuned model on the held-out rows after the training, as `sft eval` does: loss, perplexity,
+    exact_match, rouge_l, or functions of your own from prediction and reference to a number, each as file.py:name or
+    module:name. Loss and perplexity are always among the results."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the training processes (TRL's key)."""
 
@@ -178,9 +186,16 @@ class LaunchConfig(Section):
     """The batch job."""
     ssh: SshConfig = Field(default_factory=SshConfig)
     """The machines that are reached by ssh."""
+    cml: CmlConfig = Field(default_factory=CmlConfig)
+    """The workers that Cloudera's platform starts."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     """How long each phase may go without progress."""
 
 
-GROUPS: dict[str, type[Section]] = {"slurm": SlurmConfig, "ssh": SshConfig, "limits": LimitsConfig}
+GROUPS: dict[str, type[Section]] = {
+    "slurm": SlurmConfig,
+    "ssh": SshConfig,
+    "cml": CmlConfig,
+    "limits": LimitsConfig,
+}
 """The keys of `launch:` that hold keys of their own."""

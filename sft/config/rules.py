@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 from sft.config.entry import Entry
+from sft.config.kit import EVAL_METRICS
 from sft.config.run import RunConfig
 from sft.errors import Problem
 
@@ -64,6 +65,20 @@ def check_rules(
         problem(
             what, "set eval_strategy: steps or epoch, or remove it", "validation_fraction", "eval_strategy"
         )
+    unknown = [
+        name for name in kit.eval_metrics if name not in EVAL_METRICS and not all(name.rpartition(":"))
+    ]
+    if unknown:
+        fix = f"one of: {', '.join(EVAL_METRICS)}; or a function of your own, as file.py:name or module:name"
+        problem(f"there is no metric {unknown[0]!r}", fix, "eval_metrics")
+    held_out = training.eval_strategy != "no" or "dataset_test_split" in config.script.model_fields_set
+    if kit.eval_metrics and not held_out:
+        what = "eval_metrics needs rows that are not trained on, and the run holds none out"
+        fix = "set eval_strategy: epoch, with validation_fraction: 0.05 where the data set has no test split"
+        problem(what, fix, "eval_metrics", "eval_strategy", "dataset_test_split")
+    if kit.eval_metrics and config.script.dataset_streaming:
+        what = "eval_metrics cannot be measured on rows that are streamed"
+        problem(what, "remove dataset_streaming, or eval_metrics", "eval_metrics", "dataset_streaming")
     for key in AT_LEAST_ONE:
         value = getattr(model if key == "lora_r" else training, key)
         if value is not None and value < 1:

@@ -54,8 +54,10 @@ def fit_embeddings(model: PreTrainedModel, source: AdapterSource) -> int | None:
     return None
 
 
-def attach(model: PreTrainedModel, source: AdapterSource, config: PeftConfig) -> PeftModel:
-    """Load the adapter onto the base.
+def attach(
+    model: PreTrainedModel | PeftModel, source: AdapterSource, config: PeftConfig, name: str = "default"
+) -> PeftModel:
+    """Load the adapter onto the base, under a name beside those that are there; it becomes the active one.
 
     Raises:
         UserError: it was made for another base: other shapes, or layers that one has and the other lacks.
@@ -65,10 +67,17 @@ def attach(model: PreTrainedModel, source: AdapterSource, config: PeftConfig) ->
             # Both concern what is checked below: missing keys, and tied embeddings.
             warnings.filterwarnings("ignore", message=".*missing adapter keys")
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings|.*weight_tying|.*tied")
-            peft_model = PeftModel.from_pretrained(model, str(source.adapter), config=config)
+            if isinstance(model, PeftModel):
+                peft_model = model
+                peft_model.load_adapter(str(source.adapter), adapter_name=name)
+                peft_model.set_adapter(name)
+            else:
+                peft_model = PeftModel.from_pretrained(
+                    model, str(source.adapter), adapter_name=name, config=config
+                )
     except (RuntimeError, ValueError, KeyError) as error:
         raise _another_base(source, first_lines(error)) from error
-    expected = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+    expected = set(get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False))
     missing = sorted(expected - set(source.shapes))
     if missing:
         raise _another_base(

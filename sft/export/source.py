@@ -74,7 +74,7 @@ def find_adapter(
     config = _adapter_config(adapter)
     shapes = _adapter_shapes(adapter)
     run = next((r for r in (adapter, adapter.parent) if RunDirectory(r).run_yaml.is_file()), None)
-    settings = _run_settings(run) if run else None
+    settings = run_settings(run) if run else None
     if quantization is None:
         if settings is not None:
             quantization = _quantization_of(settings)
@@ -199,7 +199,12 @@ def _adapter_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def _run_settings(run: Path) -> dict[str, Any]:
+def run_settings(run: Path) -> dict[str, Any]:
+    """Read the resolved run file of a run directory as plain settings.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 

@@ -1,4 +1,4 @@
-"""What follows the training, on the machine that started it: merge and push. A stop leaves them to the next launch.
+"""What follows the training, on the machine that started it: merge, evaluate and push. A stop leaves them to the next launch.
 
 While they are not done the outcome says what is left (`left`), however this launch ends, and the same command does that and
 trains nothing.
@@ -24,15 +24,22 @@ from sft.parent import LINUX, bind_to
 from sft.rundir import RunDirectory
 
 CLEAN_UP_SECONDS = 30.0
-"""How long a merge that was told to end may take to remove what it has written."""
+"""How long a stage that was told to end may take to remove what it has written."""
 TOLD_TO_END = (-signal.SIGTERM, 128 + signal.SIGTERM)
-"""How a merge ends that a scheduler signalled, before and after it has begun to write."""
+"""How a stage ends that a scheduler signalled, before and after it has begun to write."""
+DOING = {"merge": ("merge", "merges"), "eval": ("evaluation", "evaluates")}
+"""A stage that is a process of its own, as a noun and as a verb."""
+STDERR = 2
 
 
 def wanted(config: RunConfig) -> list[str]:
     """List what the run file asks for after the training."""
-    push = config.training.push_to_hub
-    return [name for name, asked in (("merge", config.kit.merge), ("push", push)) if asked]
+    asked = {
+        "merge": config.kit.merge,
+        "eval": bool(config.kit.eval_metrics),
+        "push": config.training.push_to_hub,
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
 
 
 def left_over(run: RunDirectory) -> list[str]:
@@ -51,17 +58,21 @@ def follow(config: RunConfig, stages: list[str], stop: StopRequests) -> int:
         with stop.interrupting():
             while left:
                 _write(run, _finished(run) | {"left": failed + left})
-                if left[0] == "merge":
-                    code = _merge(run)
-                    failed += ["merge"] if code else []
-                else:
+                if left[0] == "push":
                     _push(run, config.launch.push_seconds)
+                else:
+                    ended = _merge(run) if left[0] == "merge" else _evaluate(run)
+                    failed += [left[0]] if ended else []
+                    code = code or ended
                 left.pop(0)
     except StopNow:
-        what = f"stopped before the {left[0]} was done: the same command does it"
+        noun = DOING[left[0]][0] if left[0] in DOING else left[0]
+        what = f"stopped before the {noun} was done: the same command does it"
         return stopped(run, stop, what, failed + left)
     if failed:
-        what = "the merge failed; the training is done: the same command merges, and trains nothing"
+        nouns, verbs = (" and ".join(words) for words in zip(*(DOING[name] for name in failed), strict=True))
+        nouns = nouns.replace(" and ", " and the ")
+        what = f"the {nouns} failed; the training is done: the same command {verbs}, and trains nothing"
         return _ended(run, {"status": "failed", "exit_code": code, "what": what, "left": failed})
     _write(run, _finished(run))
     return code
@@ -100,12 +111,28 @@ def _write(run: RunDirectory, outcome: dict[str, Any]) -> None:
 
 
 def _merge(run: RunDirectory) -> int:
-    """Merge in a process of its own: this one has no torch.
+    """Merge, and return the exit code.
 
     Raises:
         StopNow: it was broken off, and has removed what it had written.
     """
     words = ["merge", str(run.output_dir), "--output", str(run.merged), "--overwrite"]
+    return _process(run, "merge", words, subprocess.DEVNULL)
+
+
+def _evaluate(run: RunDirectory) -> int:
+    """Evaluate what was trained, show the table to people, and return the exit code.
+
+    Raises:
+        StopNow: it was broken off.
+    """
+    # Of an earlier training in this directory: what is read there is to be of this one.
+    (run.kit / "eval.json").unlink(missing_ok=True)
+    return _process(run, "evaluation", ["eval", str(run.output_dir)], STDERR)
+
+
+def _process(run: RunDirectory, doing: str, words: list[str], stdout: int) -> int:
+    """Run one of the kit's commands in a process of its own: this one has no torch."""
     parent = os.getpid()
 
     def begin() -> None:
@@ -120,7 +147,7 @@ def _merge(run: RunDirectory) -> int:
         [sys.executable, "-P", "-m", "sft.cli.main", *words],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         start_new_session=True,
         preexec_fn=begin,
     )
@@ -137,10 +164,11 @@ def _merge(run: RunDirectory) -> int:
         raise StopNow
     if code >= 0:
         return code
+    an = "a" if doing == "merge" else "an"
     problem = Problem(
-        f"the merge was killed by {signal.Signals(-code).name}",
+        f"the {doing} was killed by {signal.Signals(-code).name}",
         f"{run.output_dir}, pid {child.pid}",
-        "the likely cause is that the machine's memory ran out: a merge holds the whole model in it; ask for more",
+        f"the likely cause is that the machine's memory ran out: {an} {doing} holds the whole model in it; ask for more",
     )
     print(problem, file=sys.stderr)
     return int(ExitCode.WORKER_LOST)

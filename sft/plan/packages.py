@@ -50,5 +50,7 @@ def _needed(config: RunConfig) -> Iterator[str]:
         yield "flash_attn"
     if config.training.use_liger_kernel:
         yield "liger_kernel"
+    if "rouge_l" in config.kit.eval_metrics:
+        yield "rouge_score"
     optim = config.training.optim
     yield from (package for start, package in OPTIMIZERS.items() if optim.startswith(start))

@@ -104,6 +104,47 @@ def test_a_merge_that_fails_is_left_and_the_push_goes_on(
     }  # fmt: skip
 
 
+def test_the_evaluation_stands_between_merge_and_push(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit = config.kit.model_copy(update={"eval_metrics": ["exact_match"]})
+    config = config.model_copy(update={"kit": kit})
+    assert stages.wanted(config) == ["merge", "eval", "push"]
+    stale = config.run.kit / "eval.json"
+    stale.write_text("{}")
+    asked: list[list[str]] = []
+
+    def process(run: Any, doing: str, words: list[str], stdout: int) -> int:
+        asked.append(words)
+        assert words[0] == "merge" or not stale.exists(), "results of an earlier training"
+        return {"merge": 3, "eval": 4}[words[0]]
+
+    monkeypatch.setattr(stages, "_process", process)
+    monkeypatch.setattr(stages, "_push", lambda run, seconds: asked.append(["push"]))
+    with StopRequests() as stop:
+        assert stages.follow(config, stages.wanted(config), stop) == 3, "of what failed first"
+    assert asked[1:] == [["eval", str(config.run.output_dir)], ["push"]]
+    what = (
+        "the merge and the evaluation failed; the training is done: the same command merges and evaluates, and trains"
+        " nothing"
+    )
+    assert capsys.readouterr().err == f"{what}\n"
+    assert stages.left_over(config.run) == ["merge", "eval"]
+
+    monkeypatch.setattr(
+        stages, "_process", lambda run, doing, words, stdout: wished() if words[0] == "eval" else 0
+    )
+    with StopRequests() as stop:
+        assert stages.follow(config, stages.left_over(config.run), stop) == 75
+    assert capsys.readouterr().err == "stopped before the evaluation was done: the same command does it\n"
+    assert stages.left_over(config.run) == ["eval"]
+
+    monkeypatch.setattr(stages, "_process", lambda run, doing, words, stdout: 0)
+    with StopRequests() as stop:
+        assert stages.follow(config, stages.left_over(config.run), stop) == 0
+    assert stages.left_over(config.run) == []
+
+
 def test_a_wish_that_came_while_the_ranks_finished_is_taken_before_the_merge(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
