@@ -1,11 +1,16 @@
-"""The run files of recipes/: each is checked as it stands, and each is trained for two steps on the tiny model."""
+"""The run files of recipes/: each is checked as it stands, and each is trained for two steps on the tiny model.
+
+The task files are trained by tests/test_tasks_page.py.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +19,7 @@ from typing import Any
 import pytest
 
 from sft.check.run import check_run
+from sft.data.user_code import load_object
 from sft.plan.hardware import Hardware
 from sft.rundir import RunDirectory
 from tests.training.launching import FSDP_ON_CPU, REPOSITORY, SFT, Launched, succeeded
@@ -170,3 +176,95 @@ def test_galore_neftune_and_packing_take_effect(trained: Callable[[str], Launche
     assert neftune.losses[0] != full.losses[0]
     tokens = [run.of_kind("log")[1]["trained_tokens"] for run in (full, packing)]
     assert tokens[1] > 1.3 * tokens[0], "packed rows must be fuller"
+
+
+TASKS = {
+    path.stem: path for path in (REPOSITORY / "recipes" / "tasks").glob("*.py") if path.stem != "make_data"
+}
+METRICS = {"instruct": "perplexity", "rewrite": "polite_overlap", "sql": "same_result"}
+
+
+def test_every_task_is_tested() -> None:
+    assert set(TASKS) == set(METRICS)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("name", METRICS)
+def test_task_is_right_on_any_machine(
+    name: str, gpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked = check_run(TASKS[name], hardware=machine(gpus))
+    assert (checked.notes, checked.warnings) == ((), ())
+    assert checked.plan.batch.total == 48
+    assert checked.loaded.config.kit.eval_metrics[-1].rpartition(":")[2] == METRICS[name]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_task_opens_with_its_own_commands(name: str) -> None:
+    opening = ast.get_docstring(ast.parse(TASKS[name].read_text())) or ""
+    lines = re.findall(r"^(?:Run|Yours|Real): +(?:DATA=\S+ )?sft launch (.*)$", opening, re.MULTILINE)
+    assert len(lines) >= 2
+    for line in lines:
+        path, *words = line.split()
+        assert path == f"recipes/tasks/{name}.py"
+        check_run(TASKS[name], words, hardware=machine(1))
+    assert ("make_data.py quickstart/tasks" in opening) == (name != "instruct")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("made")
+    script = REPOSITORY / "recipes" / "tasks" / "make_data.py"
+    subprocess.run([sys.executable, str(script), str(place)], check=True, capture_output=True)
+    return place
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_made_data_is_the_same_each_time_and_its_splits_share_nothing(made: Path, tmp_path: Path) -> None:
+    script = REPOSITORY / "recipes" / "tasks" / "make_data.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
+    for task, key, rows in (("rewrite", "en_neutral_comment", 1920), ("sql", "context", 1920)):
+        train, test = (rows_of(made / task / f"{split}.jsonl") for split in ("train", "test"))
+        assert train == rows_of(tmp_path / task / "train.jsonl")
+        assert (len(train), len(test)) == (rows, 48)
+        assert not {row[key] for row in train} & {row[key] for row in test}
+
+
+def test_the_metrics_of_the_tasks_score_what_they_say(made: Path) -> None:
+    score = load_object(f"{TASKS['sql']}:same_result", "eval_metrics")
+    for row in rows_of(made / "sql" / "test.jsonl"):
+        assert score(row["answer"].replace("SELECT", "select") + ";", row["answer"], row) == 1.0, row
+        assert score("", row["answer"], row) == 0.0
+    row = {
+        "context": "CREATE TABLE a (n TEXT, x INTEGER)",
+        "question": "",
+        "answer": "SELECT n FROM a WHERE x > 5",
+    }
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+    for query, right in (
+        ("select n from a where not x <= 5;", 1.0),
+        ("SELECT n FROM a WHERE x >= 5", 0.0),
+        ("SELECT n FROM a", 0.0),
+        ("DROP TABLE a", 0.0),
+        ("PRAGMA user_version", 0.0),
+        (endless, 0.0),
+        ("SELECT count(*) FROM a, a AS b, a AS c, a AS d, a AS e, a AS f", 0.0),
+    ):
+        assert score(query, row["answer"], row) == right, query
+    score = load_object(f"{TASKS['rewrite']}:polite_overlap", "eval_metrics")
+    for row in rows_of(made / "rewrite" / "test.jsonl"):
+        assert score(row["en_neutral_comment"], row["en_neutral_comment"]) == 1.0
+        assert score(row["en_toxic_comment"], row["en_neutral_comment"]) == 0.0
+    assert score("Please send it.", "Please send it today.") == pytest.approx(6 / 7)
+
+
+def test_instructions_of_both_shapes_become_chats() -> None:
+    to_chat = load_object(f"{TASKS['instruct']}:to_chat", "dataset_mapping")
+    chat = [{"role": "user", "content": "Add.\n\n1 and 2"}, {"role": "assistant", "content": "It is 3."}]
+    assert to_chat({"instruction": "Add.", "input": "1 and 2", "output": "It is 3."}) == {"messages": chat}
+    assert to_chat({"messages": chat}) == {"messages": chat}
+    assert to_chat({"instruction": "Add.", "input": "", "output": "3"}) is None

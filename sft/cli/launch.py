@@ -1,11 +1,15 @@
 """Check, plan and train a run file: on this machine, in the background, over ssh, or as a batch job.
 
-RUN.yaml comes first; then any of its keys as `--key value`, which win over the file:
+The run file comes first, YAML or a task file; then any of its keys as `--key value`, which win over the file:
 
   sft launch run.yaml --learning_rate 2e-4 --packing --push_to_hub false
   sft launch run.yaml --on slurm
+  sft launch tasks/a.py tasks/b.py
 
 Where output_dir holds a checkpoint, the run continues from it. With --on the job's name goes to stdout.
+
+Several run files are checked before the first one starts. Here they run one after another, with --on slurm as one job array,
+and a table of what became of them goes to stdout; `sft table` prints it at any time.
 """
 
 from __future__ import annotations
@@ -17,9 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sft.check.run import CheckedRun
     from sft.errors import UserError
     from sft.launch.platform import Platform
+    from sft.rundir import RunDirectory
 
 TAKES_OVERRIDES = True
 
@@ -27,12 +34,15 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sft.launch.on import names
 
-    parser.add_argument("run_file", metavar="RUN.yaml", type=Path, help="the run file")
+    parser.add_argument(
+        "run_files", metavar="RUN", nargs="+", type=Path, help="the run file, YAML or a task file; or several"
+    )
     parser.add_argument(
         "--on",
         choices=("here", *names()),
         default="here",
-        help="where: this machine, in the foreground; in the background; machines by ssh; a batch job [here]",
+        help="where: this machine, in the foreground; in the background; machines by ssh; a batch job;"
+        " workers of Cloudera's platform [here]",
     )
     parser.add_argument(
         "--dry-run",
@@ -78,10 +88,7 @@ def _count(word: str) -> int:
 
 
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
-    from sft.check.run import ALWAYS, BEFORE_A_LAUNCH, check_run
-    from sft.errors import ExitCode, UserError
-    from sft.launch.caches import no_room
-    from sft.launch.command import one_line
+    from sft.errors import UserError
     from sft.launch.platform import platform
 
     if arguments.strict:
@@ -89,9 +96,29 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     if arguments.chain != 1 and arguments.on != "slurm":
         raise UserError("--chain is for batch jobs", "--chain", "add --on slurm")
     asked = None if arguments.on == "here" else platform(arguments.on)
+    if len(arguments.run_files) > 1:
+        from sft.cli.several import run_several
+
+        return run_several(arguments, extra, asked)
+    (run_file,) = arguments.run_files
+    checked = checked_run(run_file, arguments, extra, asked)
+    tell(checked)
+    if asked is not None:
+        return submit_run(run_file, arguments, extra, checked, asked)
+    return launch_here(run_file, arguments, extra, checked)
+
+
+def checked_run(
+    run_file: Path, arguments: argparse.Namespace, extra: list[str], asked: Platform | None
+) -> CheckedRun:
+    """Check one run file. What there is to say about it, `tell` says."""
+    from sft.check.run import ALWAYS, BEFORE_A_LAUNCH, check_run
+    from sft.errors import ExitCode, UserError
+    from sft.launch.caches import no_room
+
     try:
         checked = check_run(
-            arguments.run_file,
+            run_file,
             extra,
             in_batch=asked is not None and asked.IS_ELSEWHERE,
             on=arguments.on,
@@ -100,24 +127,34 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         if asked is None and checked.plan.nodes > 1 and (problems := list(no_room())):
             raise UserError.of(problems, exit_code=ExitCode.ENVIRONMENT)
     except UserError as error:
-        _tell_machine_0(arguments.run_file, extra, error)
+        _tell_machine_0(run_file, extra, error)
         raise
+    return checked
+
+
+def tell(checked: CheckedRun) -> None:
+    """Say what there is to say about a run that was checked, and how it will run."""
     for note in checked.notes:
         print(f"note: {note}", file=sys.stderr)
     for warning in checked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in checked.plan.describe():
         print(line, file=sys.stderr)
-    on = [] if asked is None else ["--on", arguments.on]
-    written_by = one_line(shlex.join(["sft", "launch", str(arguments.run_file), *on, *extra]))
-    if asked is not None:
-        return _submit(arguments, extra, checked, asked, written_by)
-    return _here(arguments, checked, written_by)
 
 
-def _here(arguments: argparse.Namespace, checked: CheckedRun, written_by: str) -> int:
+def written_by_of(run_files: Sequence[Path], arguments: argparse.Namespace, extra: list[str]) -> str:
+    """Return the command that is written into what it writes."""
+    from sft.launch.command import one_line
+
+    on = [] if arguments.on == "here" else ["--on", arguments.on]
+    return one_line(shlex.join(["sft", "launch", *map(str, run_files), *on, *extra]))
+
+
+def launch_here(run_file: Path, arguments: argparse.Namespace, extra: list[str], checked: CheckedRun) -> int:
+    """Train a run file that was checked, or with --dry-run print its command."""
     from sft.launch.local import launch, prepare
 
+    written_by = written_by_of([run_file], arguments, extra)
     if arguments.dry_run:
         print(prepare(checked.loaded, checked.plan, written_by=written_by).shell)
         return 0
@@ -149,7 +186,7 @@ def _tell_machine_0(run_file: Path, extra: list[str], error: UserError) -> None:
         refuse(loaded, error.problems)
 
 
-def _prove_offline(run_file: Path, extra: list[str]) -> None:
+def prove_offline(run_file: Path, extra: list[str]) -> None:
     """Refuse to submit what would look for something on nodes that have no internet."""
     from sft.check.offline import look
     from sft.errors import ExitCode, UserError
@@ -161,36 +198,48 @@ def _prove_offline(run_file: Path, extra: list[str]) -> None:
         raise UserError.of(found.problems, exit_code=ExitCode.ENVIRONMENT)
 
 
-def _submit(
-    arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, asked: Platform, written_by: str
+def submit_run(
+    run_file: Path, arguments: argparse.Namespace, extra: list[str], checked: CheckedRun, asked: Platform
 ) -> int:
+    """Submit a run file that was checked, or with --dry-run print its script."""
     from sft.check.run import check_run
     from sft.launch.command import one_line
     from sft.launch.submit import prepare_job, submit
 
     launch = checked.loaded.config.launch
     for flags in launch.slurm.array if arguments.on == "slurm" else []:
-        check_run(arguments.run_file, [*extra, *shlex.split(flags)], in_batch=True)
+        check_run(run_file, [*extra, *shlex.split(flags)], in_batch=True)
     if launch.offline:
-        _prove_offline(arguments.run_file, extra)
-    overrides = ["--allow-changed"] if arguments.allow_changed else []
-    if arguments.max_restarts:
-        overrides += ["--max-restarts", str(arguments.max_restarts)]
+        prove_offline(run_file, extra)
     submission, script = prepare_job(
         checked.loaded,
         checked.plan,
         asked,
-        title=one_line(str(arguments.run_file)),
-        written_by=written_by,
-        overrides=overrides,
+        title=one_line(str(run_file)),
+        written_by=written_by_of([run_file], arguments, extra),
+        overrides=overrides_of(arguments),
         chain=arguments.chain,
     )
     if arguments.dry_run:
         print(script.read_text(encoding="utf-8"), end="")
         return 0
     jobs = submit(submission, script, asked, arguments.on, fresh=arguments.fresh)
-    run = submission.run
+    say_submitted(script, submission.run)
+    print("\n".join(jobs), flush=True)
+    if not asked.IS_ATTENDED:
+        return 0
+    from sft.launch.attend import attend
+
+    return attend(submission.run, asked, jobs[-1], sys.stderr, stop_signals=launch.stop_signals)
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """Return what a job's own `sft launch` is given besides its run file."""
+    overrides = ["--allow-changed"] if arguments.allow_changed else []
+    return overrides + (["--max-restarts", str(arguments.max_restarts)] if arguments.max_restarts else [])
+
+
+def say_submitted(script: Path, run: RunDirectory) -> None:
+    """Say what was submitted, and how to follow it."""
     print(f"submitted: {script}", file=sys.stderr)
     print(f"logs: {run.logs}; `sft watch {shlex.quote(str(run.output_dir))}` follows it", file=sys.stderr)
-    print("\n".join(jobs))
-    return 0

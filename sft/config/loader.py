@@ -2,10 +2,10 @@
 
 ```
 site.yaml (launch: only) ─┐
-run.yaml                  ├─▶ today's names ─▶ merged, later wins ─▶ $VARS and ~ ─▶ validated ─▶ RunConfig
+run.yaml, or task.py      ├─▶ today's names ─▶ merged, later wins ─▶ $VARS and ~ ─▶ validated ─▶ RunConfig
 --flags                  ─┘
 ```
-Pure but for reading the files and the environment: no torch, no network, no clock.
+Pure but for reading the files and the environment, and running a task file: no torch, no network, no clock.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sft.config.flags import parse_flags
 from sft.config.names import ANYTHING, STORAGE, normalize, settle_storage
 from sft.config.rules import check_conditional, check_rules
 from sft.config.run import RunConfig
+from sft.config.task import is_task, read_task
 from sft.config.validate import validate
 from sft.config.yaml import read_entries
 from sft.errors import Problem, UserError
@@ -59,7 +60,11 @@ def _site_layer(path: str, problems: list[Problem]) -> dict[str, Entry]:
 
 
 def _layers(
-    path: Path | None, words: Sequence[str], environment: Mapping[str, str], problems: list[Problem]
+    path: Path | None,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    notes: list[str],
+    problems: list[Problem],
 ) -> list[dict[str, Entry]]:
     """Read the three sources; what is wrong with one does not hide what is wrong with another."""
     layers: list[dict[str, Entry]] = []
@@ -70,7 +75,11 @@ def _layers(
         problems += [Problem(item.what, item.where or "SFT_SITE", item.fix) for item in error.problems]
     try:
         if path is not None:
-            entries, found = read_entries(path)
+            if is_task(path):
+                entries, found, said = read_task(path)
+                notes += said
+            else:
+                entries, found = read_entries(path)
             problems += found
             layers.append(entries)
     except UserError as error:
@@ -110,7 +119,7 @@ def load_run(
     """Read a run file, with the words after it as overrides.
 
     Args:
-        path: the run file; None reads the flags alone.
+        path: the run file, YAML or a task file; None reads the flags alone.
         words: `--key value` words, which win over the file.
         environment: what `$VARS` and SFT_SITE are taken from; the process's own by default.
 
@@ -120,7 +129,7 @@ def load_run(
     environment = os.environ if environment is None else environment
     notes: list[str] = []
     problems: list[Problem] = []
-    layers = _layers(path, words, environment, problems)
+    layers = _layers(path, words, environment, notes, problems)
     merged, conditional = _merge(layers, notes, problems)
     expanded, unset = expand_entries(merged, environment)
     problems += unset

@@ -40,7 +40,7 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], list[Problem]]:
     from ruamel.yaml.nodes import MappingNode
 
     name = str(path)
-    _require_file(path)
+    require_file(path)
     text = read_text(path)
     try:
         node = YAML(typ="rt").compose(text)
@@ -58,7 +58,7 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], list[Problem]]:
     return entries, reader.problems
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Refuse what is no plain file: a run file is read again by whatever comes after, up to the job itself."""
     fix = "give a run file: --config RUN.yaml, or sft launch RUN.yaml"
     try:

@@ -15,7 +15,7 @@ def named_run(word: Path) -> RunDirectory:
     Raises:
         UserError: nothing has run or been submitted there.
     """
-    run = load_run(word).config.run if word.is_file() else RunDirectory(word.absolute())
+    run = run_directory(word)
     if not run.kit.is_dir():
         raise UserError(
             f"there is no run in {run.output_dir}",
@@ -23,3 +23,8 @@ def named_run(word: Path) -> RunDirectory:
             "name the output_dir of a run, or its run file; `sft status` lists the runs below this directory",
         )
     return run
+
+
+def run_directory(word: Path) -> RunDirectory:
+    """Return the run directory that a word means, whether or not anything has run there."""
+    return load_run(word).config.run if word.is_file() else RunDirectory(word.absolute())

@@ -65,9 +65,16 @@ export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}"
 """What runs on each node. The job's own log shows node 0; every node has a log of its own."""
 
 
-def sbatch_lines(launch: LaunchConfig, plan: Plan, *, name: str, log: Path, requeue: bool) -> list[str]:
-    """Return the `#SBATCH` lines of a run, each value quoted as sbatch reads it."""
+def sbatch_lines(
+    launch: LaunchConfig, plan: Plan, *, name: str, log: Path, requeue: bool, tasks: int | None = None
+) -> list[str]:
+    """Return the `#SBATCH` lines of a run, each value quoted as sbatch reads it.
+
+    Args:
+        tasks: how many an array has; as many as `launch.slurm.array` if None.
+    """
     slurm = launch.slurm
+    tasks = len(slurm.array) if tasks is None else tasks
     signal = "USR1" if "SIGUSR1" in launch.stop_signals else launch.stop_signals[0].removeprefix("SIG")
     at_once = f"%{slurm.array_at_once}" if slurm.array_at_once else ""
     gpus = plan.device == "gpu" and slurm.gres is None
@@ -87,7 +94,7 @@ def sbatch_lines(launch: LaunchConfig, plan: Plan, *, name: str, log: Path, requ
         ("constraint", slurm.constraint),
         ("nodelist", slurm.nodelist),
         ("exclude", slurm.exclude),
-        ("array", f"0-{len(slurm.array) - 1}{at_once}" if slurm.array else None),
+        ("array", f"0-{tasks - 1}{at_once}" if tasks else None),
         ("mail-user", slurm.mail_user),
         ("mail-type", slurm.mail_type),
         ("output", str(log)),
@@ -125,11 +132,12 @@ def job_script(job: Submission) -> str:
     """Return the script that `sbatch` takes."""
     slurm, run = job.launch.slurm, job.run
     requeues = slurm.requeue and job.chained == 1
-    log = Path(str(run.logs).replace("%", "%%")) / ("job-%A_%a.log" if slurm.array else "job-%j.log")
-    options = sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=requeues)
+    tasks = len(job.members or slurm.array)
+    log = Path(str(run.logs).replace("%", "%%")) / ("job-%A_%a.log" if tasks else "job-%j.log")
+    options = sbatch_lines(job.launch, job.plan, name=job.name, log=log, requeue=requeues, tasks=tasks)
     address = shlex.quote(job.launch.main_process_ip) if job.launch.main_process_ip else "$(hostname)"
     lines = [
-        *head_lines(job, options=options, knobs=[*_array(job), LOGS]),
+        *head_lines(job, options=options, knobs=[*_array(job), *_members(job)]),
         "",
         "heard=''  # what Slurm says to this shell is passed on to every node's supervisor",
         "trap 'heard=USR1' USR1",
@@ -176,6 +184,23 @@ def _array(job: Submission) -> list[str]:
         "esac",
         'RUN="$RUN/task-$SLURM_ARRAY_TASK_ID"',
         'OVERRIDES+=(--output_dir "$RUN")',
+    ]
+
+
+def _members(job: Submission) -> list[str]:
+    """Give each task of an array of run files its own run, and a log there; the job's own would lie with the first run."""
+    if not job.members:
+        return [LOGS]
+    cases = [
+        f"    {number}) RUN={shlex.quote(str(run.output_dir))} ;;" for number, run in enumerate(job.members)
+    ]
+    return [
+        'case "$SLURM_ARRAY_TASK_ID" in',
+        *cases,
+        "esac",
+        'RUN_FILE="$RUN/_sft/submitted.yaml"',
+        LOGS,
+        'exec >>"$LOGS/job-$SLURM_JOB_ID.log" 2>&1',
     ]
 
 

@@ -57,12 +57,34 @@ def prepare_job(
     Raises:
         UserError: the platform cannot do what the run file says, or the directory cannot be written.
     """
+    submission = submission_of(
+        loaded, plan, platform, title=title, written_by=written_by, overrides=overrides, chain=chain
+    )
+    write_submitted(loaded, submission)
+    return submission, write_script(submission, platform)
+
+
+def submission_of(
+    loaded: LoadedRun,
+    plan: Plan,
+    platform: Platform,
+    *,
+    title: str,
+    written_by: str,
+    overrides: Sequence[str],
+    chain: int = 1,
+) -> Submission:
+    """Return what a platform is asked for. Nothing is written yet.
+
+    Raises:
+        UserError: the platform cannot do what the run file says.
+    """
     config = loaded.config
     run = config.run
     if problems := list(platform.problems(loaded, plan)):
         raise UserError.of(problems)
     _refuse_unwritable(run.output_dir)
-    submission = Submission(
+    return Submission(
         launch=config.launch,
         plan=plan,
         run=run,
@@ -74,21 +96,46 @@ def prepare_job(
         overrides=tuple(overrides),
         chained=chain,
     )
-    script = run.kit / platform.SCRIPT
+
+
+def write_submitted(loaded: LoadedRun, submission: Submission) -> None:
+    """Write the run file as it is submitted, and its plan, into the run directory.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    run = submission.run
     try:
         run.logs.mkdir(parents=True, exist_ok=True)
-        write_whole(run.submitted_yaml, f"# The run file of: {written_by}\n{settings_text(config)}")
-        write_whole(run.plan_json, plan.to_json())
+        text = settings_text(loaded.config)
+        write_whole(run.submitted_yaml, f"# The run file of: {submission.written_by}\n{text}")
+        write_whole(run.plan_json, submission.plan.to_json())
+    except OSError as error:
+        raise _unwritten(error, run) from None
+
+
+def write_script(submission: Submission, platform: Platform) -> Path:
+    """Write the script of a submission into its run directory, and return its path.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    script = submission.run.kit / platform.SCRIPT
+    try:
         write_whole(script, platform.script(submission))
         script.chmod(0o755)
     except OSError as error:
-        raise UserError(
-            f"the run directory cannot be written: {error.strerror}",
-            str(error.filename or run.output_dir),
-            "set output_dir to a place that is yours, has room, and is mounted on the compute nodes",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from None
-    return submission, script
+        raise _unwritten(error, submission.run) from None
+    return script
+
+
+def _unwritten(error: OSError, run: RunDirectory) -> UserError:
+    return UserError(
+        f"the run directory cannot be written: {error.strerror}",
+        str(error.filename or run.output_dir),
+        "set output_dir to a place that is yours, has room, and is mounted on the compute nodes",
+        exit_code=ExitCode.ENVIRONMENT,
+    )
 
 
 def submit(
@@ -99,12 +146,17 @@ def submit(
     Raises:
         UserError: the run waits or runs already, or the platform refuses it.
     """
-    run = submission.run
-    _refuse_twice(run)
-    if fresh:
+    runs = submission.members or (submission.run,)
+    for run in runs:
+        _refuse_twice(run)
+    for run in runs if fresh else ():
         resume.start_afresh(run, lambda line: print(line, file=sys.stderr))
     jobs = platform.submit(submission, script)
-    note(run, "submitted", jobs=jobs, on=name, command=submission.written_by)
+    if submission.members:
+        jobs = [f"{job}_{task}" for job in jobs for task in range(len(runs))]
+    for task, run in enumerate(runs):
+        own = [jobs[task]] if submission.members else jobs
+        note(run, "submitted", jobs=own, on=name, command=submission.written_by)
     return jobs
 
 

@@ -45,6 +45,7 @@ WAITING = frozenset(
 
 SCRIPT = "job.sbatch"
 IS_ELSEWHERE = True
+IS_ATTENDED = False
 
 
 def problems(loaded: LoadedRun, plan: Plan) -> Iterator[Problem]:
