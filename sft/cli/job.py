@@ -1,8 +1,10 @@
-"""What a batch script asks of the kit while it runs. The scripts of `sft launch --on slurm` and launch/slurm.sh use it.
+"""What a job's script asks of the kit while it runs. The scripts of `sft launch --on slurm` and launch/slurm.sh, and that of
+`--on cml`, use it.
 
 sft job begin RUN                 note the start; print the port that the nodes meet at, or `finished`
 sft job end RUN --status CODE     say how the run ended, send the job back into the queue where that is right,
                                   and exit with the run's own code
+sft job cml RUN                   hold a run on Cloudera's workers: start machine 0 and them, and see them to their end
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("begin", "end"))
+    parser.add_argument("what", choices=("begin", "end", "cml"))
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="the output_dir of the run")
     parser.add_argument("--status", type=int, default=0, metavar="CODE", help="what srun ended with")
+    parser.add_argument("--script", type=Path, metavar="FILE", help="for cml: what each machine runs")
+    parser.add_argument("--address", default="", help="for cml: of this machine, as the workers reach it")
+    parser.add_argument("--port", type=int, default=0, help="for cml: that the machines meet at [any]")
     parser.add_argument("--requeue", action="store_true", help="the job may go back into the queue")
 
 
@@ -28,6 +33,10 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.rundir import RunDirectory
 
     run = RunDirectory(arguments.run_dir.absolute())
+    if arguments.what == "cml":
+        from sft.launch.cml_job import hold
+
+        return hold(run, arguments.script or run.kit / "job.sh", arguments.address, arguments.port)
     job = os.environ.get("SLURM_JOB_ID", "0")
     if arguments.what == "end":
         return _end(run, job, arguments.status, can_requeue=arguments.requeue)

@@ -36,6 +36,7 @@ class Submission:
         directory: where it was submitted, from which the run file's relative paths count.
         overrides: what is handed to `sft launch` besides the run file: --allow-changed, --max-restarts 3, ...
         chained: how many jobs follow one another; none of them goes back into a queue then.
+        members: the runs of a job array of several run files, of which `run` is the first; empty for a single run.
     """
 
     launch: LaunchConfig
@@ -48,6 +49,7 @@ class Submission:
     written_by: str
     overrides: tuple[str, ...] = ()
     chained: int = 1
+    members: tuple[RunDirectory, ...] = ()
 
     def command(
         self, machine_rank: int = 0, address: str | None = None, port: int | None = None
@@ -106,10 +108,12 @@ class Platform(Protocol):
     Attributes:
         SCRIPT: the name of the script, in `_sft/`.
         IS_ELSEWHERE: the run is planned for the machines that it asks for, not for this one.
+        IS_ATTENDED: `sft launch` stays until the run is over, and ends as it does: the job does not outlive its session.
     """
 
     SCRIPT: str
     IS_ELSEWHERE: bool
+    IS_ATTENDED: bool
 
     def problems(self, loaded: LoadedRun, plan: Plan) -> Iterator[Problem]:
         """Tell what of the run file this platform cannot do."""
@@ -163,6 +167,6 @@ def job_states(run: RunDirectory) -> tuple[Platform, list[JobState]]:
 
 
 if TYPE_CHECKING:
-    from sft.launch.on import background, slurm, ssh
+    from sft.launch.on import background, cml, slurm, ssh
 
-    PLATFORMS: tuple[Platform, ...] = (background, slurm, ssh)
+    PLATFORMS: tuple[Platform, ...] = (background, slurm, ssh, cml)

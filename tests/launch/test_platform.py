@@ -16,7 +16,7 @@ from sft.cli.main import main
 from sft.config.ssh import SshConfig
 from sft.events import read_events
 from sft.launch import on
-from sft.launch.on import background, ssh
+from sft.launch.on import background, cml, ssh
 from sft.launch.platform import Platform, job_states, platform
 from sft.rundir import RunDirectory
 from tests.launch import test_sbatch
@@ -32,14 +32,18 @@ def ssh_job(directory: str = "/work/me/runs/llama") -> Any:
     return dataclasses.replace(job, launch=job.launch.model_copy(update={"ssh": hosts}))
 
 
-SCRIPTS = {"ssh.sh": (ssh, ssh_job), "background.sh": (background, test_sbatch.job)}
+SCRIPTS = {
+    "ssh.sh": (ssh, ssh_job),
+    "background.sh": (background, test_sbatch.job),
+    "cml.sh": (cml, test_sbatch.job),
+}
 
 
 @pytest.mark.parametrize("name", on.names())
 def test_every_platform_has_what_the_commands_ask_for(name: str) -> None:
     wanted = [word for word in {**vars(Platform), **Platform.__annotations__} if not word.startswith("_")]
     assert sorted(wanted) == [
-        "IS_ELSEWHERE", "SCRIPT", "log", "problems", "script", "state", "stop", "submit",
+        "IS_ATTENDED", "IS_ELSEWHERE", "SCRIPT", "log", "problems", "script", "state", "stop", "submit",
     ]  # fmt: skip
     assert [word for word in wanted if not hasattr(platform(name), word)] == []
 

@@ -25,6 +25,7 @@ from sft.rundir import RunDirectory
 
 SCRIPT = "job.sh"
 IS_ELSEWHERE = False
+IS_ATTENDED = False
 REASON = "sft cancel"
 
 

@@ -23,6 +23,7 @@ from sft.rundir import RunDirectory
 
 SCRIPT = "job.sh"
 IS_ELSEWHERE = True
+IS_ATTENDED = False
 PORT = 29500
 SECONDS = 30.0
 

@@ -22,6 +22,7 @@ from sft.rundir import RunDirectory
 
 SCRIPT = "workers.txt"
 IS_ELSEWHERE = True
+IS_ATTENDED = False
 
 _jobs: dict[str, list[Future[int]]] = {}
 
