@@ -16,7 +16,7 @@ PATH="$PWD/.venv/bin:$PATH"
 
 ruff check .
 ruff format --check .
-mypy sft/*.py sft/{check,cli,config,data,hub,launch,plan,quickstart,report}
+mypy sft/*.py sft/{check,cli,config,data,hub,launch,plan,quickstart,report,flow}
 git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 python -m tests.slurm.install
 exec python -m pytest -n "$WORKERS" "$@"

@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"plan", "data", "config", "report", "hub", "checkpoint"},
     "hub": {"config", "checkpoint"},
     "report": {"config"},
+    "flow": {"config", "check", "checkpoint", "hub", "launch", "quickstart", "report"},
     "quickstart": {"config", "data", "plan"},
     "checkpoint": {"config"},
     "export": {"config", "data", "checkpoint"},
@@ -46,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
 """Room -> the rooms that it may import; `cli` may import everything, and nothing imports `cli`."""
 
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed")
-ABOVE = ("config", "data", "plan", "check", "launch", "hub", "report", "cli")
+ABOVE = ("config", "data", "plan", "check", "launch", "hub", "report", "flow", "cli")
 BELOW = {"sft.config.generate"}
 """Modules of rooms above the torch line that lie below it, and say so in their docstring."""
 
