@@ -20,9 +20,9 @@ PAGE = (REPOSITORY / "docs" / "trying.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return [
-        block.strip() for block in re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    ]
+    """Return the fenced blocks of one language, as they follow one another."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return [block.strip() for found, block in fences if found == language]
 
 
 @pytest.fixture(scope="module")
