@@ -119,7 +119,7 @@ def launch(
         deadline = find_deadline(config.launch.time_limit, say=_say)
         left = [] if fresh or not _is_same(loaded) else stages.left_over(run)
         if left:
-            _say(f"the training has ended: what is left is to {' and '.join(left)}")
+            _say(f"the training has ended: what is left: {', '.join(left)}")
             code = int(ExitCode.DONE)
         else:
             try:

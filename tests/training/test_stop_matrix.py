@@ -152,7 +152,7 @@ def test_a_signal_stops_a_run_in_any_phase(
             again = Live(tmp_path / "run", settings | FOR_PHASE[phase])
             assert again.end() == 0, again.said()
             assert again.outcome() == {"status": "finished", "exit_code": 0, "step": 3}
-            assert "the training has ended: what is left is to merge" in again.said()
+            assert "the training has ended: what is left: merge" in again.said()
             assert (again.run.merged / "model.safetensors").exists()
     finally:
         live.kill()
