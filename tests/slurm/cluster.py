@@ -45,6 +45,7 @@ BY_HAND = PARENT / "sft-slurm"
 DAEMONS = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd"}
 READY = {"idle", "mixed", "allocated", "completing"}
 """States of a node that serves; a star behind one means that it does not answer."""
+SETTLE_SECONDS = 60
 READY_SECONDS = 180
 DEFAULT = Settings()
 FAULTS = ("cut", "mend", "kill-slurmd", "crash", "boot")
@@ -297,7 +298,17 @@ class Cluster:
         for node in self.nodes:
             self._switch_on(node)
             self._plug_in(node)
-        wait_until(self._idle, READY_SECONDS, "every node is idle and no job is left")
+        try:
+            wait_until(self._idle, SETTLE_SECONDS, "every node is idle and no job is left")
+        except TimeoutError:
+            self.start_daemons_anew()
+            wait_until(self._idle, READY_SECONDS, "every node is idle and no job is left")
+
+    def start_daemons_anew(self) -> None:
+        """Replace the nodes' daemons: on a busy machine one may miss the end of a step, and its node stays as it was."""
+        for node in self.nodes:
+            self.kill_slurmd(node)
+            self._switch_on(node)
 
     def _jobs(self) -> list[str]:
         return self.exec(LOGIN, ["squeue", "-h", "-o", "%A"]).stdout.split()
