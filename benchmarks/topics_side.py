@@ -25,7 +25,7 @@ COUNTED_STEPS = 2
 LIVE = LiveBytes(resizes=int(os.environ.get("WORLD_SIZE", "1")) > 1)
 
 
-class Count(TrainerCallback):  # type: ignore[misc]
+class Count(TrainerCallback):
     """Ends the counting."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

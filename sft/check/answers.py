@@ -18,6 +18,7 @@ from typing import Any
 
 from sft import __version__
 from sft.check.finding import Finding
+from sft.check.needs import data_needs
 from sft.config.code import with_neighbours
 from sft.config.run import RunConfig
 from sft.data.cache import default_cache
@@ -28,8 +29,8 @@ from sft.plan.memory.job import Job
 from sft.plan.memory.step import Held, Hold, held_by
 from sft.plan.shape import Shape
 
-TOKENIZER_FILES = (".json", ".jinja", ".model", ".txt")
-"""What of a model's directory decides how a row is encoded; config.json and the weights' index are among them."""
+TEMPLATES = "additional_chat_templates"
+"""The directory of a model's further chat templates."""
 NOT_DATA = ("launch", "output_dir", "report_to", "run_name", "env")
 
 
@@ -97,15 +98,15 @@ def data_question(config: RunConfig) -> dict[str, Any]:
     Raises:
         OSError: a file has gone.
     """
-    model, script, kit = Path(str(config.model.model_name_or_path)), config.script, config.kit
-    data = [script.dataset_name, *(source.path for source in config.mixture.datasets)]
+    model, kit = Path(str(config.model.model_name_or_path)), config.kit
+    data = [wanted.path for wanted in data_needs(config)]
     functions = [name for name in (kit.formatting_func, kit.dataset_mapping) if isinstance(name, str)]
     paths = list(map(Path, filter(None, [*data, config.training.chat_template_path])))
     sources = [Path(name.rpartition(":")[0]) for name in functions]
     code = [part for source in sources if source.is_file() for part in with_neighbours(source)]
-    beside = (
-        sorted(file for file in model.iterdir() if file.suffix in TOKENIZER_FILES) if model.is_dir() else []
-    )
+    # Its tokenizer, whatever that is made of; weights are only looked at from outside, as all the rest.
+    own = [*sorted(model.iterdir()), model / TEMPLATES] if model.is_dir() else []
+    beside = [file for file in own if file.is_file() or file.name == TEMPLATES]
     return {
         "settings": {key: value for key, value in config.settings().items() if key not in NOT_DATA},
         "directory": str(Path.cwd()),

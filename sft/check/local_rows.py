@@ -26,10 +26,11 @@ def train_rows(config: RunConfig) -> int | None:
         return None
     known = answers.find(question)
     if known is None:
-        known = {"rows": _count(config)}
-        answers.keep(question, known)
-    rows: int | None = known["rows"]
-    return rows
+        rows = _count(config)
+        if rows is not None:
+            answers.keep(question, {"rows": rows})
+        return rows
+    return int(known["rows"])
 
 
 def _count(config: RunConfig) -> int | None:

@@ -169,8 +169,8 @@ def load(arguments: argparse.Namespace) -> Engine:
 
         from sft.export.generate import Engine
 
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers declares none
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers declares none
         engine = Engine(
             subject,
             device=arguments.device,

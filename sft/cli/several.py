@@ -35,7 +35,7 @@ def run_several(arguments: argparse.Namespace, extra: list[str], asked: Platform
     if arguments.on == "slurm":
         codes = [_submit_array(members, arguments, extra, asked)] * len(members)
     elif asked is not None or arguments.dry_run:
-        codes = [_one_of_several(member, arguments, extra, asked) for member in members]
+        codes = _one_by_one(members, arguments, extra, asked)
     else:
         options = overrides_of(arguments)
         options += [flag for flag in ("--fresh", "--no-check") if vars(arguments)[flag[2:].replace("-", "_")]]
@@ -72,6 +72,20 @@ def _all_checked(
     if refused:
         raise UserError.of(problems, exit_code=refused[0].exit_code)
     return members
+
+
+def _one_by_one(
+    members: Sequence[several.Member], arguments: argparse.Namespace, extra: list[str], asked: Platform | None
+) -> list[int | None]:
+    """Submit each, or show what it would start; a wish to stop one that is waited for ends the row."""
+    from sft.errors import ExitCode
+
+    codes: list[int | None] = [None] * len(members)
+    for number, member in enumerate(members):
+        codes[number] = _one_of_several(member, arguments, extra, asked)
+        if codes[number] == ExitCode.STOPPED:
+            break
+    return codes
 
 
 def _one_of_several(

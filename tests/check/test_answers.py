@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from sft.check.answers import Answers, data_question, held_from_memory, remembered, states_of
 from sft.check.finding import Finding, error, note, warning
+from sft.check.local_rows import train_rows
 from sft.config.loader import load_run
 from sft.config.run import RunConfig
 from sft.plan.memory.job import Job
@@ -73,6 +75,43 @@ def test_a_function_of_the_users_own_is_part_of_the_question(config: RunConfig, 
     before = data_question(own)
     source.write_text("def row(one): return None\n")
     assert data_question(own) != before
+
+
+def test_the_files_of_a_mixture_are_part_of_the_question(
+    tiny_model: Path, tiny_chats: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "chats.jsonl"
+    lines = tiny_chats.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:20]))
+    mixture = {"datasets": [{"id": str(data)}]}
+    settings = {"model_name_or_path": str(tiny_model), "dataset_mixture": mixture}
+    path = write_run(tmp_path, **settings, data_cache=str(tmp_path / "cache"))
+    config = load_run(path, environment={}).config
+    assert [train_rows(config) for _ in range(2)] == [20, 20]
+    data.write_text("".join(lines[:30]))
+    assert train_rows(config) == 30
+
+
+def test_rows_that_could_not_be_counted_are_counted_again(config: RunConfig) -> None:
+    section = config.script.model_copy(update={"dataset_train_split": "nowhere"})
+    section.model_fields_set.add("dataset_train_split")
+    other = config.model_copy(update={"script": section})
+    assert train_rows(other) is None
+    assert not Answers(other).directory.exists()
+
+
+def test_every_file_of_a_tokenizer_is_part_of_the_question(
+    config: RunConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    section = config.model.model_copy(update={"model_name_or_path": str(model)})
+    own = config.model_copy(update={"model": section})
+    questions = [data_question(own)]
+    for name in ("tokenization_mine.py", "vocab.tiktoken", "additional_chat_templates/short.jinja"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("")
+        questions.append(data_question(own))
+    assert len({str(question) for question in questions}) == 4
 
 
 def test_what_refuses_a_run_is_looked_at_each_time(config: RunConfig) -> None:

@@ -76,7 +76,7 @@ def settings(place: Path, method: str) -> dict[str, Any]:
 def of_recipe(events: list[Any]) -> tuple[list[float], list[float], list[float]]:
     """Return losses, norms and rates of a run's events."""
     logs = [event for event in events if event["event"] == "log" and "loss" in event]
-    return tuple([event[key] for event in logs] for key in ("loss", "grad_norm", "learning_rate"))  # type: ignore[return-value]
+    return tuple([event[key] for event in logs] for key in ("loss", "grad_norm", "learning_rate"))
 
 
 def scores(output: Path, place: Path) -> list[float]:

@@ -53,9 +53,9 @@ def greedy(model: object, tokenizer: object) -> str:
     """Answer the plain transformers way."""
     ids = tokenizer.apply_chat_template(
         ASK, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )  # type: ignore[attr-defined]
-    out = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]  # type: ignore[attr-defined]
-    return tokenizer.decode(out, skip_special_tokens=True)  # type: ignore[attr-defined]
+    )
+    out = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    return tokenizer.decode(out, skip_special_tokens=True)
 
 
 def test_adapters_change_by_name_and_the_base_is_loaded_once(
@@ -91,7 +91,7 @@ def test_text_comes_while_it_is_written_and_can_be_broken_off(full_run: Path) ->
     first = next(pieces)
     assert answer(row).startswith(first)
     assert len(first) < len(answer(row)) / 2
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert reply.ended == "stopped"
     assert "".join(engine.answer(question(row), None, LONG)) == answer(row), "and the next answer is whole"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sft.cli import several as cli_several
 from sft.cli.main import command_parser
 from sft.config.loader import load_run
 from sft.errors import UserError
@@ -100,6 +101,25 @@ def test_two_with_one_output_dir_are_refused(tmp_path: Path) -> None:
 )
 def test_the_first_bad_exit_code_is_the_whole_ones(codes: list[int | None], code: int) -> None:
     assert code_of(codes) == code
+
+
+@pytest.mark.parametrize(("second", "asked"), [(75, ["a", "b"]), (6, ["a", "b", "c"])])
+def test_a_stop_of_one_that_is_waited_for_ends_the_row(
+    second: int, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a platform's run is attended, Ctrl-C stops it: the next one is not what was wished for."""
+    ended = {"a": 0, "b": second, "c": 0}
+    seen = []
+
+    def submit(member: Any, *more: Any) -> int:
+        seen.append(member)
+        return ended[member]
+
+    monkeypatch.setattr(cli_several, "_one_of_several", submit)
+    codes = cli_several._one_by_one(list(ended), None, [], None)  # names serve as members
+    assert seen == asked
+    assert codes == ([0, 75, None] if second == 75 else [0, 6, 0])
+    assert code_of(codes) == second
 
 
 def test_the_script_of_an_array_launches_file_n_in_task_n(tmp_path: Path) -> None:
