@@ -45,8 +45,7 @@ BY_HAND = PARENT / "sft-slurm"
 DAEMONS = {"munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd"}
 READY = {"idle", "mixed", "allocated", "completing"}
 """States of a node that serves; a star behind one means that it does not answer."""
-SETTLE_SECONDS = 60
-READY_SECONDS = 180
+READY_SECONDS = 60
 DEFAULT = Settings()
 FAULTS = ("cut", "mend", "kill-slurmd", "crash", "boot")
 
@@ -271,7 +270,14 @@ class Cluster:
 
     def state(self, node: str) -> str:
         """Return the node's state in sinfo's words; with a star if it does not answer."""
-        return self.exec(LOGIN, ["sinfo", "-h", "-n", node, "-p", "main", "-o", "%T"]).stdout.strip()
+        return self.states()[node]
+
+    def states(self) -> dict[str, str]:
+        """Return every node's state in sinfo's words; with a star if it does not answer."""
+        # Of all nodes: asked for one alone, slurmctld tells it without working out what is allocated there, and a
+        # node that was seen "mixed" stays that for as long as nobody asks for all.
+        lines = self.exec(LOGIN, ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %T"]).stdout.splitlines()
+        return dict(line.split() for line in lines)
 
     def wait_until_ready(self, node: str) -> None:
         wait_until(lambda: self._serves(node), READY_SECONDS, f"{node} serves, see {self.directory}/log")
@@ -298,23 +304,13 @@ class Cluster:
         for node in self.nodes:
             self._switch_on(node)
             self._plug_in(node)
-        try:
-            wait_until(self._idle, SETTLE_SECONDS, "every node is idle and no job is left")
-        except TimeoutError:
-            self.start_daemons_anew()
-            wait_until(self._idle, READY_SECONDS, "every node is idle and no job is left")
-
-    def start_daemons_anew(self) -> None:
-        """Replace the nodes' daemons: on a busy machine one may miss the end of a step, and its node stays as it was."""
-        for node in self.nodes:
-            self.kill_slurmd(node)
-            self._switch_on(node)
+        wait_until(self._idle, READY_SECONDS, "every node is idle and no job is left")
 
     def _jobs(self) -> list[str]:
         return self.exec(LOGIN, ["squeue", "-h", "-o", "%A"]).stdout.split()
 
     def _idle(self) -> bool:
-        states = {node: self.state(node) for node in self.nodes}
+        states = self.states()
         for node, state in states.items():
             # A node is drained when Slurm could not kill a job there in time.
             if state.startswith("drain"):
