@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _transformers_speaks_as_before() -> Iterator[None]:
+    """A command that has its process to itself quiets transformers; in a test's process others come after it."""
+    yield
+    if speech := sys.modules.get("transformers.utils.logging"):
+        speech.set_verbosity(speech.WARNING)
+        speech.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")

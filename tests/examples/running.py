@@ -41,9 +41,8 @@ def furnish(directory: Path, model: Path) -> Path:
         (directory / name).symlink_to(REPOSITORY / name)
     (directory / "quickstart" / "data").mkdir(parents=True)
     (directory / "quickstart" / "base").symlink_to(model)
-    rows = tiny.chats(
-        60
-    )  # 40 to train on: whole steps of 8, since Trainer makes a short one of what is left of an epoch
+    # 40 to train on: whole steps of 8, since Trainer makes a short one of what is left of an epoch.
+    rows = tiny.chats(60)
     tiny.write_rows(directory / "quickstart" / "data" / "train.jsonl", rows[:40])
     tiny.write_rows(directory / "quickstart" / "data" / "test.jsonl", rows[40:])
     return directory

@@ -99,8 +99,8 @@ def test_both_commands_give_the_same(name: str, place: Path) -> None:
     tolerance = {"getting_started": 0.02, "advanced_usage": 0.02, "prepare_data": 0}.get(name, 5e-4)
     assert second == pytest.approx(first, abs=tolerance)
     if name in LOOPS:  # sft_minimal asks the trainer, and says nothing
-        assert re.search(r"^1 x cpu, 45 chats, from step 0$", alone, re.MULTILINE)
-        assert re.search(r"^2 x cpu, 45 chats, from step 0$", two, re.MULTILINE)
+        assert re.search(r"^1 x cpu, 40 chats, from step 0$", alone, re.MULTILINE)
+        assert re.search(r"^2 x cpu, 40 chats, from step 0$", two, re.MULTILINE)
 
 
 def test_prepared_rows_are_a_data_set_that_a_run_file_trains(
