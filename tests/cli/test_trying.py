@@ -84,7 +84,7 @@ def test_the_commands_of_the_page_run_as_written(place: Path, tiny_model: Path) 
 
 @pytest.mark.slow
 def test_the_pages_demo_is_served_as_written(place: Path, tiny_model: Path) -> None:
-    """After the commands of the page; tests/cli/test_demo.py asks such a server."""
+    """After the commands of the page; tests/export/test_demo.py asks such a server."""
     from urllib.request import urlopen
 
     (command,) = blocks("sh")

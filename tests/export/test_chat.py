@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from sft.cli.main import main
-from tests.export.conftest import ends_otherwise, five_chats, full_run, lora_run
 from tests.export.taught import CHATS, answer
 from tests.training.launching import SFT
 
-__all__ = ["ends_otherwise", "five_chats", "full_run", "lora_run"]
+pytestmark = pytest.mark.xdist_group("taught")
 
 
 def question_of(number: int) -> str:

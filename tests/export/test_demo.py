@@ -13,11 +13,10 @@ import pytest
 
 from sft.cli.main import main
 from tests.export.adapters import write_adapter
-from tests.export.conftest import ends_otherwise, five_chats, full_run, lora_run
 from tests.export.taught import CHATS, answer
 from tests.training.launching import SFT
 
-__all__ = ["ends_otherwise", "five_chats", "full_run", "lora_run"]
+pytestmark = pytest.mark.xdist_group("taught")
 
 WITNESS = """
 import os, socket
