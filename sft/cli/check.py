@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     from sft.check.checks import named
     from sft.check.survey import survey
+    from sft.cli.refusal import told_as_json
     from sft.errors import UserError
     from sft.launch.platform import platform
     from sft.terminal import show
@@ -65,16 +66,17 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         return 0
     if arguments.run_file is None:
         raise UserError("no run file is named", "sft check", "sft check RUN.yaml")
-    in_batch = arguments.on != "here" and platform(arguments.on).IS_ELSEWHERE
-    in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
-    found = survey(
-        arguments.run_file,
-        extra,
-        checks=named(),
-        in_batch=in_batch,
-        on=arguments.on,
-        offline=arguments.offline,
-    )
+    with told_as_json(arguments.json):
+        in_batch = arguments.on != "here" and platform(arguments.on).IS_ELSEWHERE
+        in_batch = in_batch or (arguments.offline and _names_machines(arguments.run_file, extra))
+        found = survey(
+            arguments.run_file,
+            extra,
+            checks=named(),
+            in_batch=in_batch,
+            on=arguments.on,
+            offline=arguments.offline,
+        )
     if arguments.deep:
         from sft.check.deep.rehearse import rehearsed
 

@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
     import os
 
     from sft.check.planned import plan_run
+    from sft.cli.refusal import told_as_json
     from sft.config.loader import load_run
     from sft.errors import ExitCode
     from sft.terminal import show
@@ -44,8 +45,9 @@ def run(arguments: argparse.Namespace, extra: list[str]) -> int:
         asked = getattr(arguments, name)
         if asked is not None:
             words += [f"--{name}", str(asked)]
-    loaded = load_run(arguments.run_file, words)
-    planned = plan_run(loaded, arguments.gpu, {**os.environ, **loaded.config.kit.env})
+    with told_as_json(arguments.json):
+        loaded = load_run(arguments.run_file, words)
+        planned = plan_run(loaded, arguments.gpu, {**os.environ, **loaded.config.kit.env})
     if arguments.json:
         print(json.dumps(planned.to_json(), indent=2))
     else:
