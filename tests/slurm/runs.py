@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sft.events import Event, read_events
 from sft.launch.queue import JobBook, read_book
@@ -87,11 +90,12 @@ class Submitted:
 
     def strays(self) -> list[str]:
         """List what still runs of the job on the nodes."""
-        return [
-            f"{node}: {' '.join(process.cmdline())}"
-            for node in self.cluster.nodes
-            for process in self.cluster.all_processes_on(node)
-        ]
+        found = []
+        for node in self.cluster.nodes:
+            for process in self.cluster.all_processes_on(node):
+                with suppress(psutil.NoSuchProcess):  # it has ended since
+                    found.append(f"{node}: {' '.join(process.cmdline())}")
+        return found
 
 
 def submitted(

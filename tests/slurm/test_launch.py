@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import job_record, wait_for_state
-from tests.slurm.runs import submitted, weights
+from tests.slurm.runs import Submitted, submitted, weights
 from tests.slurm.settings import LOGIN
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
@@ -95,16 +95,23 @@ def test_hostile_values_stay_what_they_are(cluster: Cluster, tmp_path: Path, tin
     ]
 
 
+@pytest.fixture(scope="module")
+def one(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Submitted:
+    """One process, which the strategies are held against."""
+    place = tmp_path_factory.mktemp("one")
+    run = submitted(cluster, place, tiny_model, nodes=1, processes=1, strategy="single")
+    assert run.ended(run.submit(), 240)["ExitCode"] == "0:0", run.log()
+    return run
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("as-one")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_nodes_train_as_one_process_does(
-    strategy: str, cluster: Cluster, tmp_path: Path, tiny_model: Path
+    strategy: str, one: Submitted, cluster: Cluster, tmp_path: Path, tiny_model: Path
 ) -> None:
-    one = submitted(cluster, tmp_path / "one", tiny_model, nodes=1, processes=1, strategy="single")
-    two = submitted(cluster, tmp_path / "two", tiny_model, strategy=strategy)
-    jobs = [one.submit(), two.submit()]
-    for run, job in zip((one, two), jobs, strict=True):
-        assert run.ended(job, 240)["ExitCode"] == "0:0", run.log()
+    two = submitted(cluster, tmp_path, tiny_model, strategy=strategy)
+    assert two.ended(two.submit(), 240)["ExitCode"] == "0:0", two.log()
     assert list(two.losses) == list(one.losses)
     # The sums over the rows are taken in another order.
     assert list(two.losses.values()) == pytest.approx(list(one.losses.values()), abs=1e-5)
@@ -141,7 +148,7 @@ def test_two_jobs_on_one_node_meet_at_ports_of_their_own(
     wrapper.chmod(0o755)
     runs = [
         submitted(
-            cluster, tmp_path / name, link if name == "b" else tiny_model, slow_seconds=1.0,
+            cluster, tmp_path / name, link if name == "b" else tiny_model, processes=1, slow_seconds=1.0,
             launch={"wrap": f"'{wrapper}' --nv" if name == "b" else ""},
             environment={"MODELS": str(tmp_path / "models")},
         )

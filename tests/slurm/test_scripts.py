@@ -135,7 +135,9 @@ def test_machines_are_started_over_ssh(
 def test_ctrl_c_stops_what_was_started_over_ssh_in_order(
     cluster: Cluster, tmp_path: Path, tiny_model: Path, reachable: str
 ) -> None:
-    run = submitted(cluster, tmp_path, tiny_model, max_steps=60, save_steps=100, slow_seconds=1.0)
+    run = submitted(
+        cluster, tmp_path, tiny_model, processes=1, max_steps=60, save_steps=100, slow_seconds=1.0
+    )
     words, environment = ssh_words(run, reachable, tmp_path)
     started = cluster.popen(LOGIN, words, cwd=tmp_path, env=environment, start_new_session=True)
     run.until(lambda: run.steps() >= 3, 120, "third step")
@@ -151,7 +153,7 @@ def test_a_run_over_ssh_goes_on_in_the_background_and_is_cancelled(
     now: bool, cluster: Cluster, tmp_path: Path, tiny_model: Path, reachable: str
 ) -> None:
     run = submitted(
-        cluster, tmp_path, tiny_model, max_steps=60, save_steps=100, slow_seconds=1.0,
+        cluster, tmp_path, tiny_model, processes=1, max_steps=60, save_steps=100, slow_seconds=1.0,
         launch={"ssh": {"hosts": ["node1", "node2"], "command": reachable}},
     )  # fmt: skip
     job = run.sft("launch", str(run.run_file), "--on", "ssh").stdout.strip()

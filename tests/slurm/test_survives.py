@@ -22,10 +22,12 @@ from tests.slurm.jobs import job_record, submit
 from tests.slurm.runs import SFT, Submitted, submitted, weights
 from tests.slurm.settings import LOGIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("survives")]
 STEPS, EVERY = 40, 5
-# With more than two ranks DDP is not exact to the last bit (docs/reliability.md); ZeRO-2 is.
-SETTINGS: dict[str, Any] = {"strategy": "zero2", "max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5}
+# One rank a node is enough where nodes and jobs are what fails, and leaves the cores to what is waited for.
+SETTINGS: dict[str, Any] = {
+    "strategy": "zero2", "processes": 1, "max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5,
+}  # fmt: skip
 Build = Callable[..., Submitted]
 Fault = Callable[[Cluster, str], None]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,11 +126,10 @@ def test_cancelled_in_order(build: Build) -> None:
 
 
 def kill_rank(run: Submitted, rank: int) -> None:
-    """Kill a rank where it runs."""
-    node = f"node{1 + rank // 2}"
+    """Kill a rank of the second node."""
     mine = [
         process
-        for process in run.cluster.all_processes_on(node)
+        for process in run.cluster.all_processes_on("node2")
         if "sft.training.train" in process.cmdline()
         and process.environ().get("RANK") == str(rank)
         and "accelerate" not in " ".join(process.cmdline())
@@ -137,7 +138,7 @@ def kill_rank(run: Submitted, rank: int) -> None:
 
 
 def test_a_rank_that_is_killed_ends_the_run_and_is_named(build: Build) -> None:
-    run = build()
+    run = build(processes=2)
     job = run.submit()
     step_is_done(run, 8)
     since = time.time()
@@ -161,7 +162,7 @@ def test_a_rank_that_is_killed_is_started_again_inside_the_job(build: Build, who
     job = run.submit("--max-restarts", "2")
     step_is_done(run, 8)
     since = time.time()
-    kill_rank(run, 3)
+    kill_rank(run, 1)
     goes_on(run, job, "a rank killed, with --max-restarts", since, whole)
 
 
