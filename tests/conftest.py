@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute the tests over the workers in their order (pytest-xdist sorts by number otherwise)."""
+    from tests.workers import BySharedFixtures
+
+    config.option.loadscopereorder = False
+    return BySharedFixtures(config, log)
 
 
 @pytest.fixture(autouse=True)

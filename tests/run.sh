@@ -19,5 +19,4 @@ ruff format --check .
 mypy sft/*.py sft/{check,cli,config,data,hub,launch,plan,quickstart,report,flow}
 git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 python -m tests.slurm.install
-# What shares a costly fixture stays on one worker.
-exec python -m pytest -n "$WORKERS" --dist loadgroup --no-loadscope-reorder "$@"
+exec python -m pytest -n "$WORKERS" "$@"

@@ -139,7 +139,6 @@ def trained(
     return lambda name: succeeded(launched[name])
 
 
-@pytest.mark.xdist_group("recipes")
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_trains(trained: Callable[[str], Launched], name: str) -> None:
     run = trained(name)
@@ -154,7 +153,6 @@ def test_recipe_trains(trained: Callable[[str], Launched], name: str) -> None:
     assert (model["trainable"] == model["parameters"]) != has_adapter
 
 
-@pytest.mark.xdist_group("recipes")
 def test_weights_are_held_as_the_recipes_say(trained: Callable[[str], Launched]) -> None:
     held = {}
     for name in ("full", "lora", "qlora", "zero3", "fsdp_qlora"):
@@ -170,7 +168,6 @@ def test_weights_are_held_as_the_recipes_say(trained: Callable[[str], Launched])
     }
 
 
-@pytest.mark.xdist_group("recipes")
 def test_galore_neftune_and_packing_take_effect(trained: Callable[[str], Launched]) -> None:
     full, galore, neftune, packing = (trained(name) for name in ("full", "galore", "neftune", "packing"))
     # The same rows and weights: GaLore's first step is another one, NEFTune's first forward pass is.

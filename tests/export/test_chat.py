@@ -17,8 +17,6 @@ from sft.cli.main import main
 from tests.export.taught import CHATS, answer
 from tests.training.launching import SFT
 
-pytestmark = pytest.mark.xdist_group("taught")
-
 
 def question_of(number: int) -> str:
     return CHATS[number]["messages"][0]["content"]

@@ -14,8 +14,6 @@ from sft.export.subject import find_subject
 from tests.export.adapters import write_adapter
 from tests.export.taught import BEFORE, CHATS, answer
 
-pytestmark = pytest.mark.xdist_group("taught")
-
 
 @pytest.fixture(scope="module")
 def engine(lora_run: Path, full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:

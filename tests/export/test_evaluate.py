@@ -27,8 +27,6 @@ from tests.export.adapters import write_adapter
 from tests.export.taught import CHATS, answer
 from tests.training.launching import SFT
 
-pytestmark = pytest.mark.xdist_group("taught")
-
 MINE = """
 import os
 

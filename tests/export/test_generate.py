@@ -19,8 +19,6 @@ from tests import tiny
 from tests.export.adapters import write_adapter, write_run
 from tests.export.taught import BEFORE, CHATS, answer, question
 
-pytestmark = pytest.mark.xdist_group("taught")
-
 LONG = GenerationSettings(max_new_tokens=100)
 ASK = [{"role": "user", "content": "What is number 3 about sockets?"}]
 

@@ -16,8 +16,6 @@ from tests import tiny
 from tests.flow.flows import Flow, write_run_file
 from tests.loopback.files import FilesHub
 
-pytestmark = pytest.mark.xdist_group("flow")
-
 REPOSITORY = "team/tiny"
 HOLD = """
 import os, time

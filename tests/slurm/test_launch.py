@@ -105,7 +105,6 @@ def one(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, tiny_model: 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("as-one")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_nodes_train_as_one_process_does(
     strategy: str, one: Submitted, cluster: Cluster, tmp_path: Path, tiny_model: Path

@@ -22,7 +22,7 @@ from tests.slurm.jobs import job_record, submit
 from tests.slurm.runs import SFT, Submitted, submitted, weights
 from tests.slurm.settings import LOGIN
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("survives")]
+pytestmark = pytest.mark.slow
 STEPS, EVERY = 40, 5
 # One rank a node is enough where nodes and jobs are what fails, and leaves the cores to what is waited for.
 SETTINGS: dict[str, Any] = {

@@ -42,9 +42,7 @@ METHODS["qlora"] = {
     # FSDP2 shards only parameters that are stored in the type it computes in.
     "bnb_4bit_quant_storage": "float32",
 }
-PLAIN = tuple(pytest.param(method, marks=pytest.mark.xdist_group(method)) for method in ("full", "lora"))
-"""The launches of a method are shared, so its tests stay on one worker."""
-QLORA = pytest.mark.xdist_group("qlora")
+PLAIN = ("full", "lora")
 QLORA_STRATEGIES = tuple(
     strategy if strategy in ("ddp", "zero3", "fsdp2") else pytest.param(strategy, marks=pytest.mark.slow)
     for strategy in STRATEGIES
@@ -169,7 +167,6 @@ def test_saved_result_scores_the_same_in_plain_transformers(
     assert loss == pytest.approx(run.eval_losses[-1], abs=TOLERANCE)
 
 
-@QLORA
 @pytest.mark.parametrize("strategy", QLORA_STRATEGIES)
 def test_qlora_losses_agree_with_one_process(trained: Callable[[str, str], Launched], strategy: str) -> None:
     """Small steps: TRL holds the adapter of a quantised base in bfloat16, whose gradients round coarsely.
@@ -182,7 +179,6 @@ def test_qlora_losses_agree_with_one_process(trained: Callable[[str, str], Launc
     assert sharded.losses == pytest.approx(single.losses, abs=QLORA_TOLERANCE)
 
 
-@QLORA
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_qlora_partitions_the_4_bit_weights(trained: Callable[[str, str], Launched], strategy: str) -> None:
     """Shown on CPU processes: each rank holds half of the packed bytes."""
@@ -200,7 +196,6 @@ def test_fsdp2_really_shards(trained: Callable[[str, str], Launched], method: st
     assert witness["local"] == pytest.approx(witness["all"] / 2, rel=0.01)
 
 
-@pytest.mark.xdist_group("full")
 def test_zero3_really_shards(trained: Callable[[str, str], Launched]) -> None:
     witness = json.loads((trained("full", "zero3").run.output_dir / "witness.json").read_text())
     whole = trained("full", "single").of_kind("model")[0]["parameters"]
