@@ -41,7 +41,9 @@ def environment(place: Path, model: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "MODEL": str(model), "DATA": str(place / "data")}
 
 
-def test_the_commands_of_the_page_run_as_written(place: Path, tiny_model: Path) -> None:
+@pytest.fixture(scope="module")
+def printed(place: Path, tiny_model: Path) -> list[tuple[str, str]]:
+    """Run the commands of the page, and return what each block of them printed."""
     outputs = []
     for block in blocks("bash"):
         done = subprocess.run(
@@ -55,7 +57,11 @@ def test_the_commands_of_the_page_run_as_written(place: Path, tiny_model: Path) 
         )
         assert done.returncode == 0, f"{block}\n{done.stderr[-4000:]}"
         outputs.append((done.stdout, done.stderr))
-    launched, chatted, table, own = outputs
+    return outputs
+
+
+def test_the_commands_of_the_page_run_as_written(place: Path, printed: list[tuple[str, str]]) -> None:
+    launched, chatted, table, own = printed
 
     # The launch has evaluated after its training, shown it, and left the run's directory alone on stdout.
     assert launched[0] == f"{place}/runs/mine\n"
@@ -83,6 +89,7 @@ def test_the_commands_of_the_page_run_as_written(place: Path, tiny_model: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("printed")
 def test_the_pages_demo_is_served_as_written(place: Path, tiny_model: Path) -> None:
     """After the commands of the page; tests/export/test_demo.py asks such a server."""
     from urllib.request import urlopen

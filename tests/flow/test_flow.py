@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -277,5 +278,7 @@ def test_resume_goes_on_from_the_checkpoints_of_the_failed_run(
     failed.end(1)
     (tmp_path / "no-memory").unlink()
     said = start("resume").end()
-    assert "restored checkpoint-6 from the datastore" in said
-    assert "continuing from step 6: checkpoint-6" in said
+    # The sixth step's was still being written when the memory ran out, or was not.
+    restored = re.findall(r"restored checkpoint-([46]) from the datastore", said)
+    assert restored
+    assert f"continuing from step {restored[0]}: checkpoint-{restored[0]}" in said
