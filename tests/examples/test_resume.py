@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.examples.running import commands, run, run_here, shell
@@ -34,7 +34,10 @@ def killed(place: Path, command: str, *words: str) -> list[str]:
             told.append(line.strip())
         if line.startswith(f"step {KILLED_AT}/"):
             break
-    os.killpg(process.pid, signal.SIGKILL)
+    # By descent: torchrun gives each of its workers a session of its own.
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     told += [line.strip() for line in process.stdout if line.startswith("step ")]
     process.wait()
     assert KILLED_AT <= len(told) < STEPS, "it was killed on its way"
