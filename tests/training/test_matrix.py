@@ -8,7 +8,7 @@ processes with the patch of sft/check/deep/fsdp_on_cpu, which shows the sharding
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,20 @@ METHODS["qlora"] = {
     "bnb_4bit_quant_storage": "float32",
 }
 PLAIN = ("full", "lora")
-QLORA_STRATEGIES = tuple(
-    strategy if strategy in ("ddp", "zero3", "fsdp2") else pytest.param(strategy, marks=pytest.mark.slow)
-    for strategy in STRATEGIES
-)
-"""The others are like one of these: their weights are not sharded, or are as ZeRO-3's."""
+OWN_WAYS = {"lora": ("single", "zero3", "fsdp2"), "qlora": ("single", "zero3", "fsdp2")}
+"""Where an adapter is sharded in a way of its own. The others treat it as they treat a model that is trained whole, and
+only the exhaustive tier launches them."""
+
+
+def pairs(methods: Sequence[str], strategies: Sequence[str]) -> list[Any]:
+    """Pair methods with strategies; those that are like another are left to the exhaustive tier."""
+    return [
+        pytest.param(
+            method, strategy, marks=[] if strategy in OWN_WAYS.get(method, strategies) else pytest.mark.slow
+        )
+        for method in methods
+        for strategy in strategies
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +152,7 @@ def plain_eval_loss(output_dir: Path, model_path: Path, data: Path) -> float:
     return total / count
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("method", PLAIN)
+@pytest.mark.parametrize(("method", "strategy"), pairs(PLAIN, STRATEGIES))
 def test_losses_agree_with_one_process(
     trained: Callable[[str, str], Launched], method: str, strategy: str
 ) -> None:
@@ -157,8 +165,7 @@ def test_losses_agree_with_one_process(
     assert trained_tokens[0] == trained_tokens[1]
 
 
-@pytest.mark.parametrize("strategy", ["single", *STRATEGIES])
-@pytest.mark.parametrize("method", PLAIN)
+@pytest.mark.parametrize(("method", "strategy"), pairs(PLAIN, ["single", *STRATEGIES]))
 def test_saved_result_scores_the_same_in_plain_transformers(
     trained: Callable[[str, str], Launched], tiny_model: Path, data: Path, method: str, strategy: str
 ) -> None:
@@ -167,13 +174,15 @@ def test_saved_result_scores_the_same_in_plain_transformers(
     assert loss == pytest.approx(run.eval_losses[-1], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("strategy", QLORA_STRATEGIES)
-def test_qlora_losses_agree_with_one_process(trained: Callable[[str, str], Launched], strategy: str) -> None:
+@pytest.mark.parametrize(("method", "strategy"), pairs(["qlora"], STRATEGIES))
+def test_qlora_losses_agree_with_one_process(
+    trained: Callable[[str, str], Launched], method: str, strategy: str
+) -> None:
     """Small steps: TRL holds the adapter of a quantised base in bfloat16, whose gradients round coarsely.
 
     The losses of the first steps alone tell a lost rank: its rows would be missing from the mean.
     """
-    single, sharded = trained("qlora", "single"), trained("qlora", strategy)
+    single, sharded = trained(method, "single"), trained(method, strategy)
     assert "4-bit nf4" in single.of_kind("model")[0]["quantized"]
     assert max(single.losses) - min(single.losses) > 4 * QLORA_TOLERANCE
     assert sharded.losses == pytest.approx(single.losses, abs=QLORA_TOLERANCE)
