@@ -156,9 +156,15 @@ def _rows(config: RunConfig) -> tuple[int | None, bool]:
 
 
 def _rows_a_byte(file: SourceFile) -> float | None:
-    """Count the lines of a file's beginning; None of a file that is compressed, or not one row a line."""
-    if file.kind not in ("jsonl", "text") or file.compression is not None:
+    """Count the rows of a file's beginning; None of a table, whose lines are no rows, or of what is compressed."""
+    if file.kind not in ("jsonl", "text", "json") or file.compression is not None:
         return None
     with Path(file.path).open("rb") as stream:
         start = stream.read(SAMPLE_BYTES)
-    return start.count(b"\n") / len(start) if start else None
+    if file.kind == "json":
+        from sft.data.readers.json_rows import elements_in
+
+        rows = elements_in(file, start)
+    else:
+        rows = start.count(b"\n")
+    return rows / len(start) if rows else None

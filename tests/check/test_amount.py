@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,33 @@ def test_packed_rows_are_full_and_fewer(tiny_model: Path, tiny_chats: Path, tmp_
     assert packed.line().startswith("about ")
 
 
+@pytest.mark.parametrize("layout", ["lines", "array", "indented array"])
 def test_a_large_file_is_not_read_through(
-    tiny_model: Path, tiny_chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, tiny_model: Path, tiny_chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = sum(1 for _ in tiny_chats.open())
+    lines = tiny_chats.read_text().splitlines()
+    rows, data = len(lines), tiny_chats
+    if layout != "lines":
+        data = tmp_path / "chats.json"
+        indent = 2 if layout == "indented array" else None
+        data.write_text(json.dumps([json.loads(line) for line in lines], indent=indent))
     monkeypatch.setattr(local_rows, "MOST_BYTES", 10)
-    monkeypatch.setattr(amount, "SAMPLE_BYTES", tiny_chats.stat().st_size // 3)
-    found = look(tmp_path, tiny_model, tiny_chats)
+    monkeypatch.setattr(amount, "SAMPLE_BYTES", data.stat().st_size // 3)
+    found = look(tmp_path, tiny_model, data)
     assert found is not None
     assert not found.is_counted
     assert found.rows == pytest.approx(rows, rel=0.1)
     assert found.line().startswith("about ")
+
+
+def test_rows_longer_than_what_is_read_are_not_none(
+    tiny_model: Path, tiny_chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_rows, "MOST_BYTES", 10)
+    monkeypatch.setattr(amount, "SAMPLE_BYTES", 20)
+    data = tmp_path / "chats.jsonl"  # of which no answer is remembered
+    data.write_bytes(tiny_chats.read_bytes())
+    assert look(tmp_path, tiny_model, data) is None
 
 
 def test_without_a_tokenizer_the_rows_are_known_and_their_length_is_not(

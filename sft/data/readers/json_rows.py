@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from sft.data.block import SourceFile
@@ -111,6 +113,15 @@ def element_chunks(file: SourceFile, rows: int) -> Iterator[Chunk]:
                 numbers, found = [], []
         if found:
             yield numbers, found
+
+
+def elements_in(file: SourceFile, beginning: bytes) -> int:
+    """Count the rows that are whole in the beginning of a file; what is wrong with the file is not known here."""
+    count = 0
+    with suppress(UserError):  # it ends inside a row
+        for _ in _Values(file, io.BytesIO(beginning)).rows():
+            count += 1
+    return count
 
 
 class _Values:
