@@ -22,7 +22,7 @@ from tests.training import here
 
 OTHERS = memory_cases.other_ways()
 CASES = {**memory_cases.cases(), **OTHERS}
-FEW = [name for name in CASES if name[:3] in ("000", "012", "022", "028", "029", "040")] + [
+FEW = [name for name in CASES if name[:3] in ("000", "012", "022", "028", "029", "040", "086")] + [
     "other-llama-qlora",
     "other-llama-galore",
     "other-qwen3-moe-lora-experts-again",

@@ -12,6 +12,8 @@ from sft.plan.memory.linear import Adapted, Weight
 from sft.plan.memory.quantised import quantised_bytes
 from sft.plan.shape import Experts, LayerShape, Linear, Shape
 
+POSITIONS = "learned positions"
+
 
 @dataclass(slots=True)
 class Parameters:
@@ -51,10 +53,13 @@ class Parameters:
             if shape.tied
             else self._parameter(math.prod(table), "lm_head", table[::-1], is_linear=True)
         )
+        if shape.learned_positions:
+            places = (shape.learned_positions // shape.hidden, shape.hidden)
+            self._parameter(math.prod(places), POSITIONS, places)
         self._add_the_rest()
 
     def _add_the_rest(self) -> None:
-        """Count what no operator above reads by itself: biases of norms, learned positions, what a family has of its own."""
+        """Count what no operator above reads by itself: biases of norms, what a family has of its own."""
         own = [parameter for parameter in self.parameters if not parameter.is_adapter]
         numbers = self.shape.numbers - sum(parameter.numbers for parameter in own)
         if numbers > 0:
@@ -79,7 +84,7 @@ class Parameters:
             trained=trained,
             sides=sides,
             own_width=self.job.own_width,
-            is_embedding=name == "embed_tokens",
+            is_embedding=name in ("embed_tokens", POSITIONS),
             projected=trained and is_linear and self.job.optimizer.projects(name),
         )
         self.parameters.append(made)
