@@ -73,7 +73,7 @@ def test_a_large_file_is_not_read_through(
     assert found.line().startswith("about ")
 
 
-def test_rows_longer_than_what_is_read_are_not_none(
+def test_a_row_longer_than_what_is_read_gives_no_estimate(
     tiny_model: Path, tiny_chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_rows, "MOST_BYTES", 10)

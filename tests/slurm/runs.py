@@ -27,9 +27,13 @@ import os, time
 from transformers import TrainerCallback
 
 class Slow(TrainerCallback):
-    """Steps that take as long as a larger model's."""
+    """Steps that take as long as a larger model's; with SLOW_ONCE, only until the run is resumed."""
+    def on_train_begin(self, args, state, control, **kwargs):
+        resumed = state.global_step > 0 and "SLOW_ONCE" in os.environ
+        self.seconds = 0.0 if resumed else float(os.environ.get("SLOW_SECONDS", "0"))
+
     def on_step_end(self, args, state, control, **kwargs):
-        time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
+        time.sleep(self.seconds)
 '''
 
 

@@ -28,6 +28,8 @@ STEPS, EVERY = 40, 5
 SETTINGS: dict[str, Any] = {
     "strategy": "zero2", "processes": 1, "max_steps": STEPS, "save_steps": EVERY, "slow_seconds": 0.5,
 }  # fmt: skip
+# Too slow for two minutes, until it is resumed: two starts are enough to see.
+TOO_SLOW: dict[str, Any] = {"slow_seconds": 3.0, "environment": {"SLOW_ONCE": "1"}, "save_steps": 100}
 Build = Callable[..., Submitted]
 Fault = Callable[[Cluster, str], None]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +73,7 @@ def goes_on(
 
 
 def test_a_time_limit_shorter_than_the_run(build: Build, whole: dict[str, bytes]) -> None:
-    run = build(launch={"time_limit": "00:02:00", "leave_seconds": 8}, slow_seconds=2.0, save_steps=100)
+    run = build(launch={"time_limit": "00:02:00", "leave_seconds": 8}, **TOO_SLOW)
     job = run.submit()
     run.until(lambda: "goes back into the queue" in run.log(), 180, "requeue")
     since = time.time()
@@ -232,9 +234,8 @@ def test_chained_jobs_where_requeueing_is_forbidden(
     build: Build, cluster: Cluster, whole: dict[str, bytes]
 ) -> None:
     run = build(
-        launch={"time_limit": "00:02:00", "leave_seconds": 8, "slurm": {"requeue": False}},
-        slow_seconds=2.0, save_steps=100,
-    )  # fmt: skip
+        launch={"time_limit": "00:02:00", "leave_seconds": 8, "slurm": {"requeue": False}}, **TOO_SLOW
+    )
     run.submit("--chain", "4")
     jobs = run.book.chain
     assert len(jobs) == 4
